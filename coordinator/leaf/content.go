@@ -1,0 +1,159 @@
+package leaf
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"github.com/writmesh/writ/coordinator/acl"
+	"github.com/writmesh/writ/coordinator/key"
+)
+
+// The names of the leaves there is one of.
+const (
+	NameNetwork = "network"
+	NameRelays  = "relays"
+)
+
+// PrincipalName is the name of the leaf about a user or a tag.
+func PrincipalName(p acl.Selector) string { return "principal/" + p.String() }
+
+// InboundName is the name of the leaf of what may reach the selected nodes.
+func InboundName(to acl.Selector) string { return "inbound/" + to.String() }
+
+// NodeName is the name of the leaf about a pinned node.
+func NodeName(node string) string { return "node/" + node }
+
+// EnrolmentName is the name of the leaf about an enrolment entry.
+func EnrolmentName(entry string) string { return "enrolment/" + entry }
+
+// Network is the content of the leaf "network".
+type Network struct {
+	Name         string         `json:"name"`
+	Domain       string         `json:"domain"`  // of the names of nodes
+	Prefix4      netip.Prefix   `json:"prefix4"` // IPv4 addresses are leased from here
+	Session      int64          `json:"session"` // seconds that a login lasts
+	Coordinators []Coordinator  `json:"coordinators,omitempty"`
+	Admins       []acl.Selector `json:"admins,omitempty"`
+}
+
+// A Coordinator is where agents find one.
+type Coordinator struct {
+	Addr string             `json:"addr"` // host:port
+	Pin  key.IdentityPublic `json:"pin"`  // of its TLS certificate
+}
+
+// Relays is the content of the leaf "relays".
+type Relays struct {
+	Relays []Relay `json:"relays"` // sorted by name
+}
+
+// A Relay is where agents find one.
+type Relay struct {
+	Name string             `json:"name"`
+	Addr string             `json:"addr"` // host:port
+	Key  key.IdentityPublic `json:"key"`  // of its TLS certificate
+}
+
+// Principal is the content of a principal leaf.
+type Principal struct {
+	Principal acl.Selector     `json:"principal"` // a user or a tag
+	Groups    []acl.Membership `json:"groups"`    // sorted; a group once, with its latest end
+}
+
+// Node is the content of a node leaf: a node that the policy admits by its key.
+type Node struct {
+	Name     string             `json:"name"`
+	Key      key.IdentityPublic `json:"key"`
+	User     string             `json:"user,omitempty"` // or Tags
+	Tags     []string           `json:"tags,omitempty"` // sorted
+	Address4 netip.Addr         `json:"address4,omitzero"`
+}
+
+// Enrolment is the content of an enrolment leaf.
+type Enrolment struct {
+	Name  string          `json:"name"`
+	Key   key.EnrolPublic `json:"key"`
+	Tags  []string        `json:"tags"`  // exactly these, sorted
+	Names []string        `json:"names"` // patterns of node names: '*' stands for any characters
+}
+
+// Encode makes the leaf of this name and content. The content must be one of
+// this package's, or an acl.Inbound.
+func Encode(name string, content any) (Leaf, error) {
+	if len(name) > MaxName {
+		return Leaf{}, fmt.Errorf("leaf name of %d bytes: at most %d", len(name), MaxName)
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(content); err != nil {
+		return Leaf{}, fmt.Errorf("leaf %s: %w", name, err)
+	}
+	if b.Len() > MaxSize {
+		return Leaf{}, fmt.Errorf("leaf %s: %d bytes, at most %d", name, b.Len(), MaxSize)
+	}
+	return Leaf{name, b.Bytes()}, nil
+}
+
+// Decode reads a leaf's content into one of this package's types. A field it
+// does not know is an error: what it says cannot be obeyed.
+func Decode(l Leaf, content any) error {
+	if len(l.Data) > MaxSize {
+		return fmt.Errorf("leaf %s: %d bytes, at most %d", l.Name, len(l.Data), MaxSize)
+	}
+	if err := strict(l.Data, content); err != nil {
+		return fmt.Errorf("leaf %s: %w", l.Name, err)
+	}
+	return nil
+}
+
+// DecodeInbound reads an inbound leaf. A grant that this version cannot enforce,
+// because it has a field or a selector unknown here, gives no access: it is left
+// out and counted.
+func DecodeInbound(l Leaf) (in acl.Inbound, unenforced int, err error) {
+	var raw struct {
+		To     acl.Selector      `json:"to"`
+		Grants []json.RawMessage `json:"grants"`
+	}
+	if err := Decode(l, &raw); err != nil {
+		return in, 0, err
+	}
+	if want := InboundName(raw.To); l.Name != want {
+		return in, 0, fmt.Errorf("leaf %s: is about %s", l.Name, raw.To)
+	}
+	in.To = raw.To
+	for _, r := range raw.Grants {
+		var g acl.Grant
+		if err := strict(r, &g); err != nil {
+			unenforced++
+			continue
+		}
+		in.Grants = append(in.Grants, g)
+	}
+	return in, unenforced, nil
+}
+
+// DecodePrincipal reads a principal leaf.
+func DecodePrincipal(l Leaf) (p Principal, err error) {
+	if err := Decode(l, &p); err != nil {
+		return p, err
+	}
+	if want := PrincipalName(p.Principal); l.Name != want {
+		return p, fmt.Errorf("leaf %s: is about %s", l.Name, p.Principal)
+	}
+	return p, nil
+}
+
+func strict(b []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if d.More() {
+		return fmt.Errorf("data after the end")
+	}
+	return nil
+}
