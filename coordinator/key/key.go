@@ -301,3 +301,7 @@ func random() (b [size]byte) {
 }
 
 func equal(a, b *[size]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
+
+// IdentityPrivateFromSeed takes an Ed25519 seed that lives elsewhere, such as in
+// a signed note's key.
+func IdentityPrivateFromSeed(seed [size]byte) IdentityPrivate { return IdentityPrivate{seed} }
