@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# examples.sh runs `policy test` on every policy repository under examples/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+run=0 failed=()
+for dir in examples/*/; do
+	if [ -z "$(find "$dir" -maxdepth 1 -name '*.cue' -print -quit)" ]; then continue; fi
+	run=$((run + 1))
+	echo "== ${dir%/}"
+	if ! bin/policy test "$dir"; then failed+=("${dir%/}"); fi
+done
+if [ "$run" -eq 0 ]; then
+	echo "examples: there is no policy repository under examples/" >&2
+	exit 2
+fi
+echo "examples: $run repositories, ${#failed[@]} failed"
+if [ ${#failed[@]} -gt 0 ]; then
+	printf '  FAIL %s\n' "${failed[@]}"
+	exit 1
+fi

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# test.sh [PACKAGE...] is `make test`: every check and test of the packages, and
+# for the whole tree also those that only the whole can answer. It installs what
+# it needs, runs every step even after one failed, and ends with the totals.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ $# -eq 0 ]; then set -- ./...; fi
+whole=false
+if [ "$*" = ./... ]; then whole=true; fi
+mkdir -p .cache
+: >.cache/totals
+. .ci/steps.sh
+
+# A package is concurrent where it starts goroutines, shares memory, or serves.
+concurrent='^[[:space:]]*go (func|[a-zA-Z_.]+\()|"sync"|"sync/atomic"|"testing/synctest"|"golang.org/x/sync|"net/http|"connectrpc.com/connect"'
+
+unit() { .cache/gotest -label unit -totals .cache/totals -- -timeout 5m "$@"; }
+race() {
+	local packages
+	packages=$(.ci/having.sh "$concurrent" "$@") || return 1
+	if [ -z "$packages" ]; then
+		echo "no concurrent package"
+		return 0
+	fi
+	# shellcheck disable=SC2086 # one package per line
+	CGO_ENABLED=1 .cache/gotest -label race -totals .cache/totals -- -race -timeout 5m $packages
+}
+
+step setup .ci/setup.sh test
+step runner go test ./.ci/gotest
+go build -o .cache/gotest ./.ci/gotest
+step format formatted "$@"
+step vet go vet "$@" ./.ci/gotest
+step staticcheck go tool staticcheck "$@"
+if $whole; then
+	step modules go mod tidy -diff
+	step stubs .ci/generate.sh --check
+	step vulnerabilities .ci/vuln.sh
+fi
+step unit unit "$@"
+step race race "$@"
+if $whole; then
+	step build make --no-print-directory build
+	step examples .ci/examples.sh
+fi
+finish "make test"
