@@ -2,6 +2,7 @@
 # examples.sh runs `policy test` on every policy repository under examples/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+shopt -s nullglob
 run=0 failed=()
 for dir in examples/*/; do
 	if [ -z "$(find "$dir" -maxdepth 1 -name '*.cue' -print -quit)" ]; then continue; fi

@@ -12,7 +12,7 @@ mkdir -p .cache
 . .ci/steps.sh
 
 # A package is concurrent where it starts goroutines, shares memory, or serves.
-concurrent='^[[:space:]]*go (func|[a-zA-Z_.]+\()|"sync"|"sync/atomic"|"testing/synctest"|"golang.org/x/sync|"net/http|"connectrpc.com/connect"'
+concurrent='^[[:space:]]*go (func|[a-zA-Z_.]+)\(|^(import)?[[:space:]]*([a-z]+ )?"(sync|sync/atomic|testing/synctest|golang.org/x/sync/[a-z]+|net/http|net/http/httptest|connectrpc.com/connect)"$'
 
 unit() { .cache/gotest -label unit -totals .cache/totals -- -timeout 5m "$@"; }
 race() {
