@@ -31,7 +31,7 @@ step runner go test ./.ci/gotest
 go build -o .cache/gotest ./.ci/gotest
 step format formatted "$@"
 step vet go vet "$@" ./.ci/gotest
-step staticcheck go tool staticcheck "$@"
+step staticcheck go tool staticcheck "$@" ./.ci/gotest
 if $whole; then
 	step modules go mod tidy -diff
 	step stubs .ci/generate.sh --check

@@ -22,6 +22,7 @@ func TestDeps(t *testing.T) {
 			"coordinator/papers/...":     "admissions and records",
 			"coordinator/netmap/...":     "what one node must know",
 			"coordinator/wire/...":       "the calls to the coordinator",
+			"coordinator/statefile/...":  "state files that tell when they are damaged",
 			"github.com/alecthomas/kong": "flags and help of the command",
 
 			"golang.org/x/mod/sumdb/note": "signed notes (C2SP)",

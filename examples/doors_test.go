@@ -42,7 +42,7 @@ func TestRootEntries(t *testing.T) {
 type door struct {
 	outside []string // import paths; patterns
 	doors   []string // packages of this module that may import them; patterns
-	tests   bool     // any test may, too: to build what the code under test reads
+	tests   bool     // any test may, too: to make what the code reads, or to compare with
 	why     string
 }
 
@@ -81,6 +81,7 @@ var doors = []door{
 	{
 		outside: []string{"golang.zx2c4.com/wireguard/...", "gvisor.dev/gvisor/..."},
 		doors:   []string{"agent/tunnel/...", "agent/bind/..."},
+		tests:   true,
 		why:     "paths, filter and control know nodes and packets, not a WireGuard implementation",
 	},
 }
@@ -153,10 +154,11 @@ func TestSandboxIsTheOnlyOne(t *testing.T) {
 }
 
 // words are the packages of the coordinator that hold what the programs say to
-// each other.
+// each other, and how each keeps what it was told.
 var words = []string{
 	"coordinator/key/...", "coordinator/acl/...", "coordinator/leaf/...", "coordinator/trust/...",
 	"coordinator/papers/...", "coordinator/netmap/...", "coordinator/wire/...",
+	"coordinator/statefile/...",
 }
 
 // arrows says, for each folder at the root, what its packages may import of the
