@@ -21,14 +21,17 @@
 // "idkey:(secret)" with every formatting verb, and reach a file only through
 // Secret. Policy, admission and root keys are C2SP signed-note keys and live in
 // package trust.
+//
+// A decoder rejects another prefix or length, upper case, padding, white space,
+// and stray bits in the last character, so that a value has one text. It rejects
+// an Ed25519 public key of small order, under which anybody can sign, and the
+// all-zero WireGuard key. testdata/vectors.txt has a vector of each text.
 package key
 
 import (
 	"crypto/ecdh"
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -80,18 +83,20 @@ type IdentityPublic struct{ b [size]byte }
 
 // ParseIdentityPublic reads an "idpub:" text.
 func ParseIdentityPublic(s string) (IdentityPublic, error) {
-	b, err := parse("idpub:", "identity key", s)
+	b, err := parsePoint("idpub:", "identity key", s)
 	return IdentityPublic{b}, err
 }
 
 // IdentityPublicFrom takes a standard-library key, as found in a TLS certificate.
 func IdentityPublicFrom(p ed25519.PublicKey) (IdentityPublic, error) {
-	var k IdentityPublic
 	if len(p) != size {
-		return k, fmt.Errorf("identity key: %d bytes, want %d", len(p), size)
+		return IdentityPublic{}, fmt.Errorf("identity key: %d bytes, want %d", len(p), size)
 	}
-	copy(k.b[:], p)
-	return k, nil
+	b := [size]byte(p)
+	if err := checkPoint(b); err != nil {
+		return IdentityPublic{}, fmt.Errorf("identity key: %w", err)
+	}
+	return IdentityPublic{b}, nil
 }
 
 // NodeID is the name of the node that holds this key.
@@ -120,19 +125,21 @@ func (k *IdentityPublic) UnmarshalText(b []byte) (err error) {
 }
 
 // An IdentityPrivate is a node's Ed25519 seed. It never leaves the node.
-type IdentityPrivate struct{ seed [size]byte }
+type IdentityPrivate struct{ seed secret }
 
 // NewIdentity makes a fresh identity key.
-func NewIdentity() IdentityPrivate { return IdentityPrivate{random()} }
+func NewIdentity() IdentityPrivate { return IdentityPrivate{randomSecret()} }
 
 // ParseIdentityPrivate reads an "idkey:" text.
 func ParseIdentityPrivate(s string) (IdentityPrivate, error) {
 	b, err := parse("idkey:", "identity private key", s)
-	return IdentityPrivate{b}, err
+	return IdentityPrivate{newSecret(b)}, err
 }
 
 // Ed25519 is the key as the standard library has it.
-func (k IdentityPrivate) Ed25519() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(k.seed[:]) }
+func (k IdentityPrivate) Ed25519() ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(k.seed.bytes()[:])
+}
 
 // Public is the key's public half.
 func (k IdentityPrivate) Public() IdentityPublic {
@@ -143,10 +150,10 @@ func (k IdentityPrivate) Public() IdentityPublic {
 // Sign signs msg.
 func (k IdentityPrivate) Sign(msg []byte) []byte { return ed25519.Sign(k.Ed25519(), msg) }
 
-func (k IdentityPrivate) Equal(o IdentityPrivate) bool { return equal(&k.seed, &o.seed) }
+func (k IdentityPrivate) Equal(o IdentityPrivate) bool { return k.seed.equal(o.seed) }
 
 // Secret is the key's text, for its file and nothing else.
-func (k IdentityPrivate) Secret() string             { return format("idkey:", &k.seed) }
+func (k IdentityPrivate) Secret() string             { return format("idkey:", k.seed.bytes()) }
 func (k IdentityPrivate) String() string             { return secretMark("idkey:") }
 func (k IdentityPrivate) GoString() string           { return k.String() }
 func (k IdentityPrivate) Format(s fmt.State, _ rune) { s.Write([]byte(k.String())) }
@@ -180,38 +187,38 @@ func (k WGPublic) Hex() string { return hex.EncodeToString(k.b[:]) }
 func (k *WGPublic) UnmarshalText(b []byte) (err error) { *k, err = ParseWGPublic(string(b)); return }
 
 // A WGPrivate is a WireGuard static private key. It never leaves the node.
-type WGPrivate struct{ b [size]byte }
+type WGPrivate struct{ b secret }
 
 // NewWG makes a fresh WireGuard key.
 func NewWG() WGPrivate {
-	k := WGPrivate{random()}
-	k.b[0] &= 248 // RFC 7748 section 5
-	k.b[31] = k.b[31]&127 | 64
-	return k
+	b := *randomSecret().bytes()
+	b[0] &= 248 // RFC 7748 section 5
+	b[31] = b[31]&127 | 64
+	return WGPrivate{newSecret(b)}
 }
 
 // ParseWGPrivate reads a "wgkey:" text.
 func ParseWGPrivate(s string) (WGPrivate, error) {
 	b, err := parse("wgkey:", "WireGuard private key", s)
-	return WGPrivate{b}, err
+	return WGPrivate{newSecret(b)}, err
 }
 
 // Public is the key's public half.
 func (k WGPrivate) Public() WGPublic {
-	p, err := ecdh.X25519().NewPrivateKey(k.b[:])
+	p, err := ecdh.X25519().NewPrivateKey(k.b.bytes()[:])
 	if err != nil {
 		return WGPublic{} // X25519 takes every 32 bytes
 	}
 	return WGPublic{[size]byte(p.PublicKey().Bytes())}
 }
 
-func (k WGPrivate) Equal(o WGPrivate) bool { return equal(&k.b, &o.b) }
+func (k WGPrivate) Equal(o WGPrivate) bool { return k.b.equal(o.b) }
 
 // Hex is the private key as WireGuard's configuration protocol writes it.
-func (k WGPrivate) Hex() string { return hex.EncodeToString(k.b[:]) }
+func (k WGPrivate) Hex() string { return hex.EncodeToString(k.b.bytes()[:]) }
 
 // Secret is the key's text, for its file and nothing else.
-func (k WGPrivate) Secret() string             { return format("wgkey:", &k.b) }
+func (k WGPrivate) Secret() string             { return format("wgkey:", k.b.bytes()) }
 func (k WGPrivate) String() string             { return secretMark("wgkey:") }
 func (k WGPrivate) GoString() string           { return k.String() }
 func (k WGPrivate) Format(s fmt.State, _ rune) { s.Write([]byte(k.String())) }
@@ -221,7 +228,7 @@ type EnrolPublic struct{ b [size]byte }
 
 // ParseEnrolPublic reads an "enrol:" text.
 func ParseEnrolPublic(s string) (EnrolPublic, error) {
-	b, err := parse("enrol:", "enrolment key", s)
+	b, err := parsePoint("enrol:", "enrolment key", s)
 	return EnrolPublic{b}, err
 }
 
@@ -238,29 +245,29 @@ func (k *EnrolPublic) UnmarshalText(b []byte) (err error) {
 }
 
 // An EnrolPrivate is the secret that lets a server join.
-type EnrolPrivate struct{ seed [size]byte }
+type EnrolPrivate struct{ seed secret }
 
 // NewEnrol makes a fresh enrolment key.
-func NewEnrol() EnrolPrivate { return EnrolPrivate{random()} }
+func NewEnrol() EnrolPrivate { return EnrolPrivate{randomSecret()} }
 
 // ParseEnrolPrivate reads an "enrolkey:" text.
 func ParseEnrolPrivate(s string) (EnrolPrivate, error) {
 	b, err := parse("enrolkey:", "enrolment secret", s)
-	return EnrolPrivate{b}, err
+	return EnrolPrivate{newSecret(b)}, err
 }
 
 // Public is the key's public half.
 func (k EnrolPrivate) Public() EnrolPublic {
-	return EnrolPublic{[size]byte(ed25519.NewKeyFromSeed(k.seed[:]).Public().(ed25519.PublicKey))}
+	return EnrolPublic{[size]byte(ed25519.NewKeyFromSeed(k.seed.bytes()[:]).Public().(ed25519.PublicKey))}
 }
 
 // Sign signs msg.
 func (k EnrolPrivate) Sign(msg []byte) []byte {
-	return ed25519.Sign(ed25519.NewKeyFromSeed(k.seed[:]), msg)
+	return ed25519.Sign(ed25519.NewKeyFromSeed(k.seed.bytes()[:]), msg)
 }
 
 // Secret is the key's text, for its file and nothing else.
-func (k EnrolPrivate) Secret() string             { return format("enrolkey:", &k.seed) }
+func (k EnrolPrivate) Secret() string             { return format("enrolkey:", k.seed.bytes()) }
 func (k EnrolPrivate) String() string             { return secretMark("enrolkey:") }
 func (k EnrolPrivate) GoString() string           { return k.String() }
 func (k EnrolPrivate) Format(s fmt.State, _ rune) { s.Write([]byte(k.String())) }
@@ -295,13 +302,8 @@ func (h Hash) IsZero() bool { return h == Hash{} }
 // UnmarshalText reads a "sha256:" text.
 func (h *Hash) UnmarshalText(b []byte) (err error) { *h, err = ParseHash(string(b)); return }
 
-func random() (b [size]byte) {
-	rand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
-	return b
-}
-
-func equal(a, b *[size]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
-
 // IdentityPrivateFromSeed takes an Ed25519 seed that lives elsewhere, such as in
 // a signed note's key.
-func IdentityPrivateFromSeed(seed [size]byte) IdentityPrivate { return IdentityPrivate{seed} }
+func IdentityPrivateFromSeed(seed [size]byte) IdentityPrivate {
+	return IdentityPrivate{newSecret(seed)}
+}

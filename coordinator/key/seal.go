@@ -39,19 +39,19 @@ func (k SealPublic) Seal(info, msg []byte) ([]byte, error) {
 }
 
 // A SealPrivate opens what was sealed to its public half.
-type SealPrivate struct{ b [size]byte }
+type SealPrivate struct{ b secret }
 
 // NewSeal makes a fresh sealing key.
-func NewSeal() SealPrivate { return SealPrivate{random()} }
+func NewSeal() SealPrivate { return SealPrivate{randomSecret()} }
 
 // ParseSealPrivate reads a "sealkey:" text.
 func ParseSealPrivate(s string) (SealPrivate, error) {
 	b, err := parse("sealkey:", "sealing private key", s)
-	return SealPrivate{b}, err
+	return SealPrivate{newSecret(b)}, err
 }
 
 func (k SealPrivate) hpke() (hpke.PrivateKey, error) {
-	return hpke.DHKEM(ecdh.X25519()).NewPrivateKey(k.b[:])
+	return hpke.DHKEM(ecdh.X25519()).NewPrivateKey(k.b.bytes()[:])
 }
 
 // Public is the key's public half.
@@ -77,7 +77,7 @@ func (k SealPrivate) Open(info, sealed []byte) ([]byte, error) {
 }
 
 // Secret is the key's text, for its file and nothing else.
-func (k SealPrivate) Secret() string             { return format("sealkey:", &k.b) }
+func (k SealPrivate) Secret() string             { return format("sealkey:", k.b.bytes()) }
 func (k SealPrivate) String() string             { return secretMark("sealkey:") }
 func (k SealPrivate) GoString() string           { return k.String() }
 func (k SealPrivate) Format(s fmt.State, _ rune) { s.Write([]byte(k.String())) }

@@ -38,6 +38,3 @@ func parse(prefix, what, s string) (b [size]byte, err error) {
 	copy(b[:], d)
 	return b, nil
 }
-
-// secretMark is what a private key prints as, whatever the verb.
-func secretMark(prefix string) string { return prefix + "(secret)" }
