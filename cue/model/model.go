@@ -38,7 +38,6 @@ type Network struct {
 	Name         string        `json:"name"`    // a DNS label
 	Domain       string        `json:"domain"`  // nodes are called NAME.Domain; lower case, no final dot
 	Prefix4      netip.Prefix  `json:"prefix4"` // the IPv4 addresses of its nodes; masked
-	Session      time.Duration `json:"session"` // how long a login lasts; nanoseconds in JSON
 	Coordinators []Coordinator `json:"coordinators,omitempty"`
 	Place        Place         `json:"place,omitzero"`
 }
@@ -133,8 +132,8 @@ type Assertion struct {
 
 // An Only says that nobody outside From reaches any of To on any of Ports.
 type Only struct {
-	To         []Ref       `json:"to"`
 	From       []Ref       `json:"from"`
+	To         []Ref       `json:"to"`
 	On         []PortRef   `json:"on,omitempty"`
 	Ports      []acl.Ports `json:"ports,omitempty"` // On with services expanded; empty means every port
 	At         time.Time   `json:"at,omitzero"`     // UTC; zero means the commit's time

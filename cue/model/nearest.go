@@ -1,0 +1,66 @@
+package model
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// didYouMean is "; did you mean "x"?" for the candidate nearest to name, and
+// empty when none is near.
+func didYouMean(name string, candidates []string) string {
+	// A third of the letters may be wrong: "from" for "form", but not "to".
+	best, limit := "", 1+len(name)/4
+	slices.Sort(candidates)
+	for _, c := range candidates {
+		if d := distance(name, c, limit); d <= limit && (best == "" || d < limit) && c != name {
+			best, limit = c, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return "; did you mean " + strconv.Quote(best) + "?"
+}
+
+// distance is the number of letters to insert, drop, change or swap with their
+// neighbour to come from a to b, without regard to case; any number above limit
+// when it is more than limit.
+func distance(a, b string, limit int) int {
+	if len(a)-len(b) > limit || len(b)-len(a) > limit || len(a) > 100 {
+		return limit + 1
+	}
+	a, b = strings.ToLower(a), strings.ToLower(b)
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			change := 1
+			if a[i-1] == b[j-1] {
+				change = 0
+			}
+			d := min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+change)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				d = min(d, rows[i-2][j-2]+1)
+			}
+			rows[i][j] = d
+		}
+	}
+	return rows[len(a)][len(b)]
+}
+
+// quoteName quotes a name that somebody else wrote: characters that are
+// invisible, or look like others, show as code points, and a long one is cut.
+func quoteName(s string) string {
+	const most = 80
+	if len(s) > most {
+		return strconv.QuoteToASCII(s[:most]) + "…"
+	}
+	return strconv.QuoteToASCII(s)
+}
