@@ -1,0 +1,366 @@
+// Package control is an agent's side of the coordinator's protocol: it follows
+// the coordinators (package follow), asks to join where the node is not admitted,
+// keeps the node's record current, and acknowledges each revision once it is
+// enforced.
+//
+// # States
+//
+//	           no root document
+//	                │ roots verified against the network's id
+//	                ▼
+//	┌─ refused ◄─ asking to join        asked again with every new revision,
+//	└────────────►  │                   every new stream, and every retryAfter
+//	                │ admission verified
+//	                ▼
+//	            admitted                record put on every stream, and renewed
+//	                                    at a third of its life
+//
+// Nothing here decides anything about access: the state that package netmap
+// verified goes to Adopt.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/writmesh/writ/coordinator/follow"
+	"github.com/writmesh/writ/coordinator/key"
+	"github.com/writmesh/writ/coordinator/leaf"
+	"github.com/writmesh/writ/coordinator/netmap"
+	"github.com/writmesh/writ/coordinator/papers"
+	"github.com/writmesh/writ/coordinator/statefile"
+	"github.com/writmesh/writ/coordinator/trust"
+	"github.com/writmesh/writ/coordinator/wire"
+	"github.com/writmesh/writ/coordinator/wire/wireconnect"
+)
+
+const (
+	// recordLife is how long a record is good: a day without its node is long
+	// enough for others to stop taking it up.
+	recordLife = 24 * time.Hour
+
+	// retryAfter is how long a refused node waits before it asks again unasked.
+	retryAfter = 30 * time.Second
+
+	callTimeout = 10 * time.Second
+)
+
+// A Config is what a Client needs.
+type Config struct {
+	Network      key.NetworkID
+	Identity     key.IdentityPrivate
+	WG           key.WGPrivate
+	Coordinators []leaf.Coordinator
+	Dir          string // the node's state directory
+	Version      string
+
+	// Name is the name to ask for, and Secret the enrolment secret to ask with;
+	// a zero Secret asks by pin.
+	Name   string
+	Secret papers.EnrolSecret
+
+	// Adopt puts a netmap in force and returns when it is.
+	Adopt func(*netmap.Netmap)
+
+	Log *slog.Logger
+	Now func() time.Time
+}
+
+// A Client keeps one node in touch with its coordinators.
+type Client struct {
+	cfg      Config
+	log      *slog.Logger
+	now      func() time.Time
+	follower *follow.Follower
+	wake     chan struct{} // of the loop that runs beside a stream
+
+	mu        sync.Mutex // guards the fields below
+	netmap    *netmap.Netmap
+	changed   chan struct{} // closed when netmap or refused changes
+	relays    []string
+	record    []byte
+	recordDoc *papers.Record
+	refused   string // why sync refused the join request; empty when it did not
+	acked     trust.Position
+}
+
+// Open reads the node's state from disk.
+func Open(cfg Config) (*Client, error) {
+	c := &Client{cfg: cfg, log: cfg.Log, now: cfg.Now, wake: make(chan struct{}, 1), changed: make(chan struct{})}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	if err := c.loadRecord(); err != nil {
+		return nil, err
+	}
+	var err error
+	c.follower, err = follow.Open(follow.Config{
+		Network: cfg.Network, Identity: cfg.Identity, Self: cfg.Identity.Public().NodeID(),
+		Coordinators: cfg.Coordinators, File: filepath.Join(cfg.Dir, "netmap.state"), Version: cfg.Version,
+		Stream: follow.AsNode, Adopt: c.adopt, Refused: c.wasRefused, Connected: c.beside,
+		Log: cfg.Log, Now: cfg.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.netmap = c.follower.State().Netmap(c.now())
+	return c, nil
+}
+
+// Run keeps in touch until ctx ends. It first puts the state on disk in force.
+func (c *Client) Run(ctx context.Context) error { return c.follower.Run(ctx) }
+
+// Netmap is the netmap in force, and a channel that is closed when there is
+// another or when a join request is refused.
+func (c *Client) Netmap() (*netmap.Netmap, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.netmap, c.changed
+}
+
+// Admission is the node's admission note, which relays ask for; nil before it
+// has one.
+func (c *Client) Admission() []byte {
+	_, doc := c.follower.State().Admission()
+	return doc
+}
+
+// Status is how following goes, and why sync refused to admit the node.
+func (c *Client) Status() (s follow.Status, refused string) {
+	c.mu.Lock()
+	refused = c.refused
+	c.mu.Unlock()
+	return c.follower.Status(), refused
+}
+
+// Judge puts the netmap in force again as it is at this moment: sessions and
+// memberships end with time alone.
+func (c *Client) Judge() { c.put(c.follower.State()) }
+
+// SetRelays names the node's home relays, best first, in its record.
+func (c *Client) SetRelays(names []string) {
+	c.mu.Lock()
+	same := slices.Equal(names, c.relays)
+	c.relays = slices.Clone(names)
+	c.mu.Unlock()
+	if !same {
+		c.stir()
+	}
+}
+
+func (c *Client) stir() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// adopt is called by the follower with each new state.
+func (c *Client) adopt(_ context.Context, o netmap.Outcome) {
+	c.put(o.State)
+	c.stir()
+}
+
+func (c *Client) put(s *netmap.State) {
+	n := s.Netmap(c.now())
+	c.cfg.Adopt(n)
+	c.mu.Lock()
+	c.netmap = n
+	if n.Self != nil {
+		c.refused = ""
+	}
+	close(c.changed)
+	c.changed = make(chan struct{})
+	c.mu.Unlock()
+}
+
+func (c *Client) wasRefused(reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refused != reason {
+		c.log.Warn("not admitted", "why", reason)
+	}
+	c.refused = reason
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// beside runs beside a stream that has caught up: it joins, puts the record and
+// acknowledges, whenever there is something to do.
+func (c *Client) beside(ctx context.Context, hc *http.Client, url string) {
+	api := wireconnect.NewAgentClient(hc, url, connect.WithReadMaxBytes(wire.MaxMessage))
+	var putSerial int64      // of the record put on this stream
+	var asked trust.Position // the revision under which the node last asked to join
+	askedAt := time.Time{}
+	for {
+		n, _ := c.Netmap()
+		admission, _ := c.follower.State().Admission()
+		var err error
+		next := recordLife / 3
+		switch {
+		case admission == nil:
+			next = retryAfter
+			if n.Position != asked || c.now().Sub(askedAt) >= retryAfter {
+				asked, askedAt = n.Position, c.now()
+				err = c.join(ctx, api)
+			}
+		default:
+			var rec *papers.Record
+			var doc []byte
+			if doc, rec, err = c.current(); err == nil && rec.Serial != putSerial {
+				if err = call(ctx, func(ctx context.Context) error {
+					_, err := api.PutRecord(ctx, connect.NewRequest(&wire.PutRecordRequest{Record: doc}))
+					return err
+				}); err == nil {
+					putSerial = rec.Serial
+				}
+			}
+			if err == nil {
+				err = c.acknowledge(ctx, api, n)
+			}
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			c.log.Warn("coordinator call", "err", err)
+			next = min(next, 5*time.Second)
+		}
+		timer := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-c.wake:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+func call(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return do(ctx)
+}
+
+func (c *Client) join(ctx context.Context, api wireconnect.AgentClient) error {
+	root := c.follower.State().Root()
+	if root == nil {
+		return nil // the stream brings it
+	}
+	if len(root.SealKeys) == 0 {
+		return errors.New("join: the root document names no sealing key")
+	}
+	proof := papers.Proof{Kind: papers.ProofPin}
+	if c.cfg.Secret.Entry != "" {
+		proof = c.cfg.Secret.Proof(c.cfg.Network, c.cfg.Identity.Public(), c.cfg.Name)
+	}
+	msg, err := papers.NewJoin(c.cfg.Network, c.cfg.Identity, c.cfg.Name, c.now(), root.SealKeys[0], proof)
+	if err != nil {
+		return err
+	}
+	return call(ctx, func(ctx context.Context) error {
+		r, err := api.Join(ctx, connect.NewRequest(&wire.JoinRequest{Join: msg}))
+		if err != nil {
+			return fmt.Errorf("join: %w", err)
+		}
+		if r.Msg.GetState() == wire.JoinResponse_STATE_REFUSED {
+			c.wasRefused(r.Msg.GetReason())
+		}
+		return nil
+	})
+}
+
+func (c *Client) acknowledge(ctx context.Context, api wireconnect.AgentClient, n *netmap.Netmap) error {
+	c.mu.Lock()
+	done := n.Position == c.acked
+	c.mu.Unlock()
+	if done || n.Self == nil || n.Position == (trust.Position{}) {
+		return nil
+	}
+	msg, err := papers.SignAck(papers.Ack{
+		Network: c.cfg.Network, Position: n.Position, Manifest: n.Manifest, Digest: n.Digest, Issued: c.now(),
+	}, c.cfg.Identity)
+	if err != nil {
+		return err
+	}
+	err = call(ctx, func(ctx context.Context) error {
+		_, err := api.Acknowledge(ctx, connect.NewRequest(&wire.AcknowledgeRequest{Ack: msg}))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("acknowledge %s: %w", n.Position, err)
+	}
+	c.mu.Lock()
+	c.acked = n.Position
+	c.mu.Unlock()
+	return nil
+}
+
+const recordKind = "record"
+
+func (c *Client) recordFile() string { return filepath.Join(c.cfg.Dir, "record.state") }
+
+// loadRecord reads the newest record that the node signed, so that serials rise
+// whatever the clock does.
+func (c *Client) loadRecord() error {
+	doc, err := statefile.Read(c.recordFile(), recordKind)
+	var damaged *statefile.Damaged
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.As(err, &damaged) && damaged.Restored:
+		c.log.Error("state file damaged", "err", damaged)
+	case err != nil:
+		return err
+	}
+	c.recordDoc, err = papers.OpenRecord(doc, c.cfg.Network, c.cfg.Identity.Public())
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.recordFile(), err)
+	}
+	c.record = doc
+	return nil
+}
+
+// current is the record in force, signed anew where it is old or says something
+// else than is true. It is on disk before it is shown to anybody.
+func (c *Client) current() ([]byte, *papers.Record, error) {
+	now := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wg := c.cfg.WG.Public()
+	if old := c.recordDoc; c.record != nil && old != nil && old.WG.Equal(wg) && slices.Equal(old.Relays, c.relays) &&
+		now.Sub(old.Issued) < recordLife/3 && !now.Before(old.Issued) {
+		return c.record, old, nil
+	}
+	serial := now.Unix()
+	if c.recordDoc != nil {
+		serial = max(serial, c.recordDoc.Serial+1)
+	}
+	doc, rec, err := papers.SignRecord(papers.Record{
+		Network: c.cfg.Network, Serial: serial, WG: wg, Relays: c.relays,
+		Issued: now.UTC().Truncate(time.Second), Expires: now.UTC().Truncate(time.Second).Add(recordLife),
+	}, c.cfg.Identity)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := statefile.Write(c.recordFile(), recordKind, doc); err != nil {
+		return nil, nil, err
+	}
+	c.record, c.recordDoc = doc, rec
+	return doc, rec, nil
+}
