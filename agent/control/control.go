@@ -91,7 +91,6 @@ type Client struct {
 	record    []byte
 	recordDoc *papers.Record
 	refused   string // why sync refused the join request; empty when it did not
-	acked     trust.Position
 }
 
 // Open reads the node's state from disk.
@@ -203,6 +202,7 @@ func (c *Client) wasRefused(reason string) {
 func (c *Client) beside(ctx context.Context, hc *http.Client, url string) {
 	api := wireconnect.NewAgentClient(hc, url, connect.WithReadMaxBytes(wire.MaxMessage))
 	var putSerial int64      // of the record put on this stream
+	var acked trust.Position // on this stream
 	var asked trust.Position // the revision under which the node last asked to join
 	askedAt := time.Time{}
 	for {
@@ -229,7 +229,7 @@ func (c *Client) beside(ctx context.Context, hc *http.Client, url string) {
 				}
 			}
 			if err == nil {
-				err = c.acknowledge(ctx, api, n)
+				acked, err = c.acknowledge(ctx, api, n, acked)
 			}
 		}
 		if err != nil {
@@ -285,30 +285,25 @@ func (c *Client) join(ctx context.Context, api wireconnect.AgentClient) error {
 	})
 }
 
-func (c *Client) acknowledge(ctx context.Context, api wireconnect.AgentClient, n *netmap.Netmap) error {
-	c.mu.Lock()
-	done := n.Position == c.acked
-	c.mu.Unlock()
-	if done || n.Self == nil || n.Position == (trust.Position{}) {
-		return nil
+// acknowledge says what the node enforces, unless it has said so on this stream.
+func (c *Client) acknowledge(ctx context.Context, api wireconnect.AgentClient, n *netmap.Netmap, acked trust.Position) (trust.Position, error) {
+	if n.Position == acked || n.Self == nil {
+		return acked, nil
 	}
 	msg, err := papers.SignAck(papers.Ack{
 		Network: c.cfg.Network, Position: n.Position, Manifest: n.Manifest, Digest: n.Digest, Issued: c.now(),
 	}, c.cfg.Identity)
 	if err != nil {
-		return err
+		return acked, err
 	}
 	err = call(ctx, func(ctx context.Context) error {
 		_, err := api.Acknowledge(ctx, connect.NewRequest(&wire.AcknowledgeRequest{Ack: msg}))
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("acknowledge %s: %w", n.Position, err)
+		return acked, fmt.Errorf("acknowledge %s: %w", n.Position, err)
 	}
-	c.mu.Lock()
-	c.acked = n.Position
-	c.mu.Unlock()
-	return nil
+	return n.Position, nil
 }
 
 const recordKind = "record"

@@ -1,0 +1,92 @@
+package localapi
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A listener accepts at most maxConns connections at once, asks the kernel who
+// makes each, and removes the socket from where it was moved to.
+type listener struct {
+	*net.UnixListener
+	path string
+	free chan struct{} // one for each connection that may still be accepted
+	done chan struct{} // closed by Close
+	once sync.Once
+}
+
+func newListener(l *net.UnixListener, path string) *listener {
+	n := &listener{UnixListener: l, path: path, free: make(chan struct{}, maxConns), done: make(chan struct{})}
+	for range maxConns {
+		n.free <- struct{}{}
+	}
+	return n
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case <-l.free:
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+	c, err := l.AcceptUnix()
+	if err != nil {
+		l.free <- struct{}{}
+		return nil, err
+	}
+	return &peerConn{UnixConn: c, who: credentials(c), release: sync.OnceFunc(func() { l.free <- struct{}{} })}, nil
+}
+
+func (l *listener) Close() (err error) {
+	l.once.Do(func() {
+		close(l.done)
+		err = errors.Join(l.UnixListener.Close(), os.Remove(l.path))
+	})
+	return err
+}
+
+// A peerConn is a connection with the process at its other end.
+type peerConn struct {
+	*net.UnixConn
+	who     caller
+	release func()
+}
+
+func (c *peerConn) Close() error {
+	defer c.release()
+	return c.UnixConn.Close()
+}
+
+// caller is the process at the other end, as the kernel saw it connect.
+type caller struct {
+	uid   uint32
+	known bool
+}
+
+func credentials(c *net.UnixConn) (who caller) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return who
+	}
+	raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			who = caller{cred.Uid, true}
+		}
+	})
+	return who
+}
+
+type callerKey struct{}
+
+func withCaller(ctx context.Context, c net.Conn) context.Context {
+	p, ok := c.(*peerConn)
+	if !ok {
+		return ctx
+	}
+	return context.WithValue(ctx, callerKey{}, p.who)
+}

@@ -1,0 +1,254 @@
+// Package localapi is how programs on a node's own machine talk to its agent.
+//
+// # Transport
+//
+// HTTP/1.1 with JSON over a Unix socket of mode 0660 in the agent's state or
+// runtime directory; never TCP, so that no web page can reach it. Who calls is
+// told by the kernel (SO_PEERCRED) when the connection is made.
+//
+//	GET  /v1/status            the node, its peers, relays, coordinator   read
+//	GET  /v1/status?after=N    the same, once its version is above N;     read
+//	                           at most waitLimit later
+//	GET  /v1/whois?addr=A      who has the address IP or IP:PORT          read
+//	POST /v1/ping?peer=P       one echo to a peer by name or address      read
+//	POST /v1/down              the agent ends                             write
+//
+// Read verbs are for whoever may open the socket; write verbs for root and the
+// user that the agent runs as. A request with an Origin or Referer header, a
+// Host other than "agent", or a body above 64 KiB is refused. Answers to errors
+// are {"error": "…"} with the fitting HTTP status.
+//
+// # Stability
+//
+// Fields are added, never renamed; a reader ignores those it does not know.
+package localapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+const (
+	host      = "agent"
+	maxConns  = 64
+	maxBody   = 64 << 10
+	waitLimit = 30 * time.Second
+)
+
+// An Agent answers the verbs.
+type Agent interface {
+	// Status is the node as it stands, and a channel that is closed when its
+	// version has risen.
+	Status() (*Status, <-chan struct{})
+	// Whois says who has an address of the mesh, or which node's connection
+	// comes from a local port.
+	Whois(netip.AddrPort) (*Whois, error)
+	// Ping sends an echo to a peer through the tunnel.
+	Ping(ctx context.Context, peer string) (*Pong, error)
+	// Down ends the agent.
+	Down()
+}
+
+// ErrUnknown means that no such peer or address is known here.
+var ErrUnknown = errors.New("unknown")
+
+// A Server serves one agent's socket.
+type Server struct {
+	listener net.Listener
+	http     *http.Server
+	agent    Agent
+	log      *slog.Logger
+}
+
+// SocketName is the socket's name in the agent's directory.
+const SocketName = "agent.sock"
+
+// Listen makes the socket. A socket that nobody answers is replaced; one that
+// another agent answers is an error.
+func Listen(path string, a Agent, log *slog.Logger) (*Server, error) {
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("local API: another agent answers at %s", path)
+	}
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("local API: %s is there and is not a socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("local API: %w", err)
+		}
+	}
+	// The socket is made where nobody else can reach it, so that there is no
+	// moment at which it has other permissions than its own.
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".agent-*")
+	if err != nil {
+		return nil, fmt.Errorf("local API: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	tmp := filepath.Join(dir, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	if err == nil {
+		l.SetUnlinkOnClose(false)
+		err = os.Chmod(tmp, 0o660)
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		if l != nil {
+			l.Close()
+		}
+		return nil, fmt.Errorf("local API: %w", err)
+	}
+	s := &Server{listener: newListener(l, path), agent: a, log: log}
+	s.http = &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      waitLimit + 10*time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ConnContext:       withCaller,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s, nil
+}
+
+// Serve answers until ctx ends.
+func (s *Server) Serve(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		last, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if s.http.Shutdown(last) != nil {
+			s.http.Close()
+		}
+	})
+	defer stop()
+	err := s.http.Serve(s.listener)
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", s.status)
+	mux.HandleFunc("GET /v1/whois", s.whois)
+	mux.HandleFunc("POST /v1/ping", s.ping)
+	mux.HandleFunc("POST /v1/down", s.down)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, _ := r.Context().Value(callerKey{}).(caller)
+		switch {
+		case r.Host != host || r.Header.Get("Origin") != "" || r.Header.Get("Referer") != "":
+			fail(w, http.StatusForbidden, errors.New("not for web pages"))
+		case !who.known:
+			fail(w, http.StatusForbidden, errors.New("the kernel does not say who calls"))
+		case !mayCall(who, r.URL.Path):
+			s.log.Warn("local API call refused", "uid", who.uid, "path", r.URL.Path)
+			fail(w, http.StatusForbidden, fmt.Errorf("user %d may read and not change this agent", who.uid))
+		default:
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+			mux.ServeHTTP(w, r)
+		}
+	})
+}
+
+// mayCall says who may call what: the socket's mode has let the caller in for
+// reading already.
+func mayCall(who caller, path string) bool {
+	if path != "/v1/down" {
+		return true
+	}
+	return who.uid == 0 || who.uid == uint32(os.Getuid())
+}
+
+func (s *Server) status(w http.ResponseWriter, r *http.Request) {
+	after := int64(-1)
+	if q := r.URL.Query().Get("after"); q != "" {
+		n, err := strconv.ParseInt(q, 10, 64)
+		if err != nil {
+			fail(w, http.StatusBadRequest, errors.New("after: not a number"))
+			return
+		}
+		after = n
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), waitLimit)
+	defer cancel()
+	for {
+		st, changed := s.agent.Status()
+		if st.Version > after || ctx.Err() != nil {
+			reply(w, st)
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (s *Server) whois(w http.ResponseWriter, r *http.Request) {
+	addr, err := parseAddr(r.URL.Query().Get("addr"))
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	who, err := s.agent.Whois(addr)
+	if err != nil {
+		fail(w, http.StatusNotFound, err)
+		return
+	}
+	reply(w, who)
+}
+
+// parseAddr reads IP or IP:PORT.
+func parseAddr(s string) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(a.Unmap(), 0), nil
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return ap, fmt.Errorf("%q: want IP or IP:PORT", s)
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
+}
+
+func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
+	pong, err := s.agent.Ping(r.Context(), r.URL.Query().Get("peer"))
+	switch {
+	case errors.Is(err, ErrUnknown):
+		fail(w, http.StatusNotFound, err)
+	case err != nil:
+		fail(w, http.StatusGatewayTimeout, err)
+	default:
+		reply(w, pong)
+	}
+}
+
+func (s *Server) down(w http.ResponseWriter, _ *http.Request) {
+	reply(w, struct{}{})
+	s.agent.Down()
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v) // an error is the caller's having gone
+}
+
+func fail(w http.ResponseWriter, code int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
+}

@@ -1,0 +1,110 @@
+package localapi
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A Status is the node as it stands.
+type Status struct {
+	Version int64  `json:"version"` // rises with every change worth telling
+	Program string `json:"program"`
+
+	Network string       `json:"network"`
+	Node    string       `json:"node"` // id
+	Name    string       `json:"name,omitempty"`
+	Who     []string     `json:"who,omitempty"` // its principals
+	Addrs   []netip.Addr `json:"addrs,omitempty"`
+	State   string       `json:"state"`         // "waiting", "refused", "up" or "out"
+	Why     string       `json:"why,omitempty"` // of refused, out and waiting
+
+	Commit  string    `json:"commit,omitempty"` // of the revision enforced
+	Epoch   int64     `json:"epoch,omitempty"`
+	Seq     int64     `json:"seq,omitempty"`
+	Issued  time.Time `json:"issued,omitzero"`
+	Digest  string    `json:"digest,omitempty"`
+	Expires time.Time `json:"expires,omitzero"` // of the session
+
+	Coordinator Coordinator `json:"coordinator"`
+	Relays      []Relay     `json:"relays,omitempty"`
+	Peers       []Peer      `json:"peers,omitempty"`
+	Nobodies    []Nobody    `json:"nobodies,omitempty"`
+
+	Alarms   []Alarm          `json:"alarms,omitempty"`
+	Refusals map[string]int64 `json:"refusals,omitempty"` // documents, by kind
+	Filter   Filter           `json:"filter"`
+	Proxy    string           `json:"proxy,omitempty"` // where SOCKS5 and HTTP are served
+}
+
+// A Coordinator is how following goes.
+type Coordinator struct {
+	Addr     string    `json:"addr,omitempty"` // empty while none is connected
+	Since    time.Time `json:"since,omitzero"`
+	Heard    time.Time `json:"heard,omitzero"`
+	CaughtUp bool      `json:"caughtUp"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// A Relay is one connection to a relay.
+type Relay struct {
+	Name  string        `json:"name"`
+	Addr  string        `json:"addr"`
+	Home  bool          `json:"home"`
+	State string        `json:"state"`
+	RTT   time.Duration `json:"rtt,omitempty"` // nanoseconds
+	Error string        `json:"error,omitempty"`
+}
+
+// A Peer is a node that may reach this one or that this one may reach.
+type Peer struct {
+	Node      string       `json:"node"`
+	Name      string       `json:"name"`
+	Who       []string     `json:"who"`
+	Addrs     []netip.Addr `json:"addrs"`
+	Path      string       `json:"path"` // "relay NAME" or "none"
+	Handshake time.Time    `json:"handshake,omitzero"`
+	Rx        uint64       `json:"rx"`
+	Tx        uint64       `json:"tx"`
+}
+
+// A Nobody is a node whose papers prove too little.
+type Nobody struct {
+	Node string `json:"node"`
+	Name string `json:"name"`
+	Why  string `json:"why"`
+}
+
+// An Alarm is something that a person should know.
+type Alarm struct {
+	At   time.Time `json:"at,omitzero"`
+	Text string    `json:"text"`
+}
+
+// A Filter is what the packet filter counted.
+type Filter struct {
+	Flows    int               `json:"flows"`
+	Passed   map[string]uint64 `json:"passed"`  // packets, by reason
+	Dropped  map[string]uint64 `json:"dropped"` // packets, by reason
+	Rules    map[string]uint64 `json:"rules"`   // flows let in, by rule
+	LastCut  int               `json:"lastCut"` // flows that the last swap of rules cut
+	Contests []netip.Addr      `json:"contests,omitempty"`
+}
+
+// A Whois is who has an address.
+type Whois struct {
+	Node   string       `json:"node"`
+	Name   string       `json:"name"`
+	User   string       `json:"user,omitempty"`
+	Tags   []string     `json:"tags,omitempty"`
+	Groups []string     `json:"groups,omitempty"`
+	Addrs  []netip.Addr `json:"addrs"`
+	Self   bool         `json:"self,omitempty"`
+}
+
+// A Pong is the answer to a ping.
+type Pong struct {
+	Name string        `json:"name"`
+	Addr netip.Addr    `json:"addr"`
+	Path string        `json:"path"`
+	RTT  time.Duration `json:"rtt"` // nanoseconds
+}
