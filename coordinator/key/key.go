@@ -113,10 +113,15 @@ func (k IdentityPublic) Ed25519() ed25519.PublicKey { return ed25519.PublicKey(k
 // Verify reports whether sig is this key's signature of msg.
 func (k IdentityPublic) Verify(msg, sig []byte) bool { return ed25519.Verify(k.b[:], msg, sig) }
 
-func (k IdentityPublic) Equal(o IdentityPublic) bool  { return k.b == o.b }
-func (k IdentityPublic) IsZero() bool                 { return k.b == [size]byte{} }
-func (k IdentityPublic) String() string               { return format("idpub:", &k.b) }
-func (k IdentityPublic) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+func (k IdentityPublic) Equal(o IdentityPublic) bool { return k.b == o.b }
+func (k IdentityPublic) IsZero() bool                { return k.b == [size]byte{} }
+func (k IdentityPublic) String() string              { return format("idpub:", &k.b) }
+
+// MarshalText writes the "idpub:" text. The zero key has none that can be read:
+// a document that lacks its key is refused when it is made.
+func (k IdentityPublic) MarshalText() ([]byte, error) {
+	return pointText("idpub:", "identity key", k.b)
+}
 
 // UnmarshalText reads an "idpub:" text.
 func (k *IdentityPublic) UnmarshalText(b []byte) (err error) {
@@ -233,10 +238,12 @@ func ParseEnrolPublic(s string) (EnrolPublic, error) {
 }
 
 // Verify reports whether sig is this key's signature of msg.
-func (k EnrolPublic) Verify(msg, sig []byte) bool  { return ed25519.Verify(k.b[:], msg, sig) }
-func (k EnrolPublic) Equal(o EnrolPublic) bool     { return k.b == o.b }
-func (k EnrolPublic) String() string               { return format("enrol:", &k.b) }
-func (k EnrolPublic) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+func (k EnrolPublic) Verify(msg, sig []byte) bool { return ed25519.Verify(k.b[:], msg, sig) }
+func (k EnrolPublic) Equal(o EnrolPublic) bool    { return k.b == o.b }
+func (k EnrolPublic) String() string              { return format("enrol:", &k.b) }
+
+// MarshalText writes the "enrol:" text. The zero key has none that can be read.
+func (k EnrolPublic) MarshalText() ([]byte, error) { return pointText("enrol:", "enrolment key", k.b) }
 
 // UnmarshalText reads an "enrol:" text.
 func (k *EnrolPublic) UnmarshalText(b []byte) (err error) {

@@ -276,6 +276,16 @@ func TestMarshalText(t *testing.T) {
 	}
 }
 
+// What could not be read is not written.
+func TestMarshalZeroKey(t *testing.T) {
+	if b, err := json.Marshal(IdentityPublic{}); err == nil {
+		t.Errorf("the zero identity key is written as %s", b)
+	}
+	if b, err := json.Marshal(EnrolPublic{}); err == nil {
+		t.Errorf("the zero enrolment key is written as %s", b)
+	}
+}
+
 // A holder keeps a private key where fmt cannot reach its methods.
 type holder struct{ k any }
 type identityHolder struct{ k IdentityPrivate }

@@ -60,3 +60,11 @@ func parsePoint(prefix, what, s string) (b [size]byte, err error) {
 	}
 	return b, nil
 }
+
+// pointText is format for an Ed25519 public key that parsePoint will read.
+func pointText(prefix, what string, b [size]byte) ([]byte, error) {
+	if err := checkPoint(b); err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return []byte(format(prefix, &b)), nil
+}

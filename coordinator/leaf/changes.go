@@ -99,17 +99,20 @@ func ParseChangeList(b []byte) (c ChangeList, err error) {
 			}
 			continue
 		case 2:
-			v, _ := strings.CutPrefix(line, "network ")
+			v, ok := strings.CutPrefix(line, "network ")
+			if !ok {
+				return fail(n, "want the network")
+			}
 			if c.Network, err = key.ParseNetworkID(v); err != nil {
 				return fail(n, err.Error())
 			}
 			continue
 		case 3:
-			v, _ := strings.CutPrefix(line, "base ")
-			if v == "none" {
+			v, ok := strings.CutPrefix(line, "base ")
+			if ok && v == "none" {
 				continue
 			}
-			if c.Base, err = key.ParseHash(v); err != nil || c.Base.IsZero() {
+			if c.Base, err = key.ParseHash(v); !ok || err != nil || c.Base.IsZero() {
 				return fail(n, "base: want a hash or none")
 			}
 			continue
@@ -119,12 +122,10 @@ func ParseChangeList(b []byte) (c ChangeList, err error) {
 			return fail(n, "want: change NAME OLD NEW")
 		}
 		var ch Change
-		var errs [3]error
-		ch.Name, errs[0] = undash(f[1])
-		ch.Old, errs[1] = undash(f[2])
-		ch.New, errs[2] = undash(f[3])
-		if err := errors.Join(errs[:]...); err != nil {
-			return fail(n, err.Error())
+		for i, h := range []*key.Hash{&ch.Name, &ch.Old, &ch.New} {
+			if *h, err = undash(f[1+i]); err != nil {
+				return fail(n, err.Error())
+			}
 		}
 		if f[1] == "-" || ch.Old == ch.New {
 			return fail(n, "changes nothing")

@@ -3,8 +3,11 @@ package leaf
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
+	"slices"
 
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/coordinator/key"
@@ -110,8 +113,8 @@ func Decode(l Leaf, content any) error {
 }
 
 // DecodeInbound reads an inbound leaf. A grant that this version cannot enforce,
-// because it has a field or a selector unknown here, gives no access: it is left
-// out and counted.
+// because it has a field, a selector or ports unknown here, gives no access: it
+// is left out and counted.
 func DecodeInbound(l Leaf) (in acl.Inbound, unenforced int, err error) {
 	var raw struct {
 		To     acl.Selector      `json:"to"`
@@ -126,13 +129,24 @@ func DecodeInbound(l Leaf) (in acl.Inbound, unenforced int, err error) {
 	in.To = raw.To
 	for _, r := range raw.Grants {
 		var g acl.Grant
-		if err := strict(r, &g); err != nil {
+		if err := strict(r, &g); err != nil || !complete(&g) {
 			unenforced++
 			continue
 		}
 		in.Grants = append(in.Grants, g)
 	}
 	return in, unenforced, nil
+}
+
+// complete reports whether every selector and all ports of g say something. In
+// JSON they may be null, which excepts nobody where somebody was meant.
+func complete(g *acl.Grant) bool {
+	for _, list := range [][]acl.Selector{g.From, g.Except, g.ToExcept} {
+		if slices.ContainsFunc(list, func(s acl.Selector) bool { return s.Kind == acl.KindNone }) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(g.Allow, func(p acl.Ports) bool { return p.Range == acl.RangeNone })
 }
 
 // DecodePrincipal reads a principal leaf.
@@ -152,8 +166,8 @@ func strict(b []byte, into any) error {
 	if err := d.Decode(into); err != nil {
 		return err
 	}
-	if d.More() {
-		return fmt.Errorf("data after the end")
+	if _, err := d.Token(); err != io.EOF { // More would stop before a bracket
+		return errors.New("data after the end")
 	}
 	return nil
 }

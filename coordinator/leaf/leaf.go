@@ -45,8 +45,8 @@
 //	32  each hash of the audit path, RFC 6962 section 2.1.1
 //
 // A decoder rejects more than two entries, more than 62 hashes, an index with
-// the top bit set, missing bytes and trailing bytes. A checker rejects an index
-// outside the tree, a path that does not lead to the root, two entries that are
+// the top bit set, missing bytes and trailing bytes. A checker rejects a size
+// above [MaxLeaves], an index outside the tree, a path that does not lead to the root, two entries that are
 // not adjacent, and records that do not enclose the name.
 //
 // # Change list
@@ -62,6 +62,15 @@
 // with one change line for each record, sorted by NAME; NAME, OLD and NEW are 64
 // lower-case hexadecimal digits, OLD or NEW is "-" where there is no such
 // record, and they differ. A decoder rejects everything else.
+//
+// # Limits
+//
+// A leaf has at most [MaxSize] bytes and its name [MaxName], a revision at most
+// [MaxLeaves] leaves, a change list [MaxChanges] bytes. A decoder of a leaf
+// rejects unknown fields, data after the object, and content about another
+// thing than its name says; of an inbound leaf, only the grant with an unknown
+// field is rejected. testdata/vectors.txt has a leaf of each kind, their tree,
+// and proofs; testdata/changes.txt a change list.
 package leaf
 
 import (

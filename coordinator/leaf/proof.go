@@ -25,13 +25,15 @@ type Entry struct {
 
 // Check verifies the proof against a tree's root and size. It returns the leaf's
 // hash where the name is present, and present = false where it is proved absent.
-// An error means that nothing is proved either way.
+// An error means that nothing is proved either way. Root and size are those of
+// one manifest: what is proved of a root holds whatever the size, but a wrong
+// size may refuse what is true.
 func (p Proof) Check(root key.Hash, size int64, name string) (leaf key.Hash, present bool, err error) {
 	fail := func(why string) (key.Hash, bool, error) {
 		return key.Hash{}, false, fmt.Errorf("proof of %q: %s", name, why)
 	}
-	if size < 0 {
-		return fail("negative tree size")
+	if size < 0 || size > MaxLeaves {
+		return fail("no tree has that size")
 	}
 	for _, e := range p.Entries {
 		if e.Index < 0 || e.Index >= size {
