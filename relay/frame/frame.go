@@ -35,9 +35,10 @@
 //
 //  5. The node pings; the relay answers. The relay never pings.
 //
-//  6. When its papers are renewed the node sends them; when the relay learns
-//     that they have ended it sends refuse and closes. Before a restart the
-//     relay sends drain, and the node connects afresh.
+//  6. When its papers are renewed the node sends them, and the relay answers
+//     as it answers hello; when the relay learns that they have ended it sends
+//     refuse and closes. Before a restart the relay sends drain, and the node
+//     connects afresh.
 //
 // # The envelope
 //

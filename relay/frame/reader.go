@@ -13,8 +13,8 @@ import (
 type Reader struct {
 	br   *bufio.Reader
 	from Side
-	skip int          // bytes of br that the last frame occupies
-	big  bytes.Buffer // the body of a frame that br cannot hold whole
+	skip int    // bytes of br that the last frame occupies
+	big  []byte // for packets that br cannot hold whole; nil before the first
 }
 
 // NewReader reads what the given side sends. A frame that fits br's buffer is
@@ -23,18 +23,14 @@ func NewReader(br *bufio.Reader, from Side) *Reader {
 	return &Reader{br: br, from: from}
 }
 
-// keepBig is how much memory a Reader keeps between frames for those that the
-// buffer cannot hold: a jumbo packet, but not papers.
-const keepBig = NodeSize + MaxPacket
+// jumbo is the longest body with a packet in it.
+const jumbo = NodeSize + MaxPacket
 
 // Next returns the next frame that this package knows; frames that may be
 // skipped are. The body is valid until Next is called again. The error is
 // io.EOF at the end of the stream, a *Defect where the other end violates the
 // protocol, or what the connection says.
 func (r *Reader) Next() (Type, []byte, error) {
-	if r.big.Cap() > keepBig {
-		r.big = bytes.Buffer{}
-	}
 	for {
 		if _, err := r.br.Discard(r.skip); err != nil {
 			return 0, nil, fmt.Errorf("read frame: %w", err)
@@ -96,15 +92,20 @@ func (r *Reader) body(n int) ([]byte, error) {
 		r.skip = len(b)
 		return b[HeaderSize:], nil
 	}
-	// The buffer grows with what arrives, not with what was announced.
-	r.big.Reset()
 	if _, err := r.br.Discard(HeaderSize); err != nil {
 		return nil, err
 	}
-	if _, err := io.CopyN(&r.big, r.br, int64(n)); err != nil {
-		return nil, err
+	if n <= jumbo {
+		if r.big == nil {
+			r.big = make([]byte, jumbo)
+		}
+		_, err := io.ReadFull(r.br, r.big[:n])
+		return r.big[:n], err
 	}
-	return r.big.Bytes(), nil
+	// Papers: the buffer grows with what arrives, not with what was announced.
+	var papers bytes.Buffer
+	_, err := io.CopyN(&papers, r.br, int64(n))
+	return papers.Bytes(), err
 }
 
 // truncated turns the end of the stream inside a frame into what it is.
