@@ -145,6 +145,13 @@ func (c *Client) Status() (s follow.Status, refused string) {
 	return c.follower.Status(), refused
 }
 
+// Time is the verifier's: the later of the clock and the newest issued time
+// verified.
+func (c *Client) Time() time.Time { return c.follower.State().At(c.now()) }
+
+// News is closed when something of the status changes.
+func (c *Client) News() <-chan struct{} { return c.follower.News() }
+
 // Judge puts the netmap in force again as it is at this moment: sessions and
 // memberships end with time alone.
 func (c *Client) Judge() { c.put(c.follower.State()) }

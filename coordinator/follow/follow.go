@@ -95,6 +95,7 @@ type Follower struct {
 	mu     sync.Mutex // guards the fields below
 	state  *netmap.State
 	status Status
+	news   chan struct{} // closed when status changes in a way worth telling
 }
 
 // A Status says how following goes.
@@ -129,6 +130,7 @@ func Open(cfg Config) (*Follower, error) {
 		cfg: cfg, log: cfg.Log, now: cfg.Now, kick: make(chan struct{}, 1),
 		clients: map[leaf.Coordinator]*http.Client{},
 		status:  Status{Refusals: map[netmap.Kind]int64{}},
+		news:    make(chan struct{}),
 	}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
@@ -172,6 +174,20 @@ func (f *Follower) Status() Status {
 	}
 	s.Recent = append([]Refusal(nil), f.status.Recent...)
 	return s
+}
+
+// News is closed when the stream begins, catches up or ends, or a document is
+// refused.
+func (f *Follower) News() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.news
+}
+
+// tell closes news; f.mu is held.
+func (f *Follower) tell() {
+	close(f.news)
+	f.news = make(chan struct{})
 }
 
 // Kick ends a pause between attempts.
@@ -338,6 +354,9 @@ func (f *Follower) heard(c leaf.Coordinator, m *wire.Update) {
 	if f.status.Coordinator != c.Addr {
 		f.status.Coordinator, f.status.Since, f.status.CaughtUp = c.Addr, now, false
 	}
+	if f.status.Error != "" || m.GetCaughtUp() && !f.status.CaughtUp {
+		defer f.tell()
+	}
 	f.status.Heard, f.status.Error = now, ""
 	f.status.CaughtUp = f.status.CaughtUp || m.GetCaughtUp()
 	f.status.Updates++
@@ -352,6 +371,7 @@ func (f *Follower) ended(c leaf.Coordinator, err error) {
 	}
 	f.status.Coordinator, f.status.CaughtUp = "", false
 	f.status.Error = fmt.Sprintf("%s: %v", c.Addr, err)
+	f.tell()
 	f.mu.Unlock()
 	level := slog.LevelDebug // the same outage, again
 	if first {
@@ -407,6 +427,7 @@ func (f *Follower) refuse(r netmap.Refusal) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.status.Refusals[r.Kind]++
+	defer f.tell()
 	f.status.Recent = append(f.status.Recent, Refusal{f.now(), r.Kind, r.Document, r.Hash, r.Err.Error()})
 	if n := len(f.status.Recent); n > maxRecent {
 		f.status.Recent = f.status.Recent[n-maxRecent:]

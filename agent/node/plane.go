@@ -1,0 +1,148 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/writmesh/writ/agent/bind"
+	"github.com/writmesh/writ/agent/filter"
+	"github.com/writmesh/writ/agent/path"
+	"github.com/writmesh/writ/agent/tunnel"
+	"github.com/writmesh/writ/agent/tunnel/netstack"
+	"github.com/writmesh/writ/coordinator/key"
+	"github.com/writmesh/writ/coordinator/netmap"
+)
+
+// mtu of the mesh: what WireGuard carries over the smallest Internet path that
+// IPv6 allows (1280) would be 1200; relays carry any size, so that the inner
+// minimum of IPv6 holds.
+const mtu = 1280
+
+// A plane is a node's data plane: stack, filter, tunnel and relays. It exists
+// from the node's admission to the agent's end.
+type plane struct {
+	stack  *netstack.Device
+	filter *filter.Filter
+	tunnel *tunnel.Tunnel
+	relays *path.Relays
+	log    *slog.Logger
+
+	// injector is the tunnel, once there is one: the filter is built first.
+	injector atomic.Pointer[tunnel.Tunnel]
+
+	mu      sync.Mutex // guards the fields below
+	lastCut int
+	rules   *filter.Compiled
+	timer   *time.Timer // fires when a grant, membership or session ends
+}
+
+type planeConfig struct {
+	identity  key.IdentityPrivate
+	wg        key.WGPrivate
+	addresses []netip.Addr
+	admission func() []byte
+	home      func([]string)
+	clock     func() time.Time
+	log       *slog.Logger
+}
+
+// newPlane starts a data plane that passes nothing: the filter is in place, and
+// empty, before there is a tunnel.
+func newPlane(cfg planeConfig) (*plane, error) {
+	p := &plane{log: cfg.log}
+	p.filter = filter.New(filter.Config{Clock: cfg.clock, Reset: p.reset})
+	var err error
+	if p.stack, err = netstack.New(netstack.Config{Addrs: cfg.addresses, MTU: mtu}); err != nil {
+		return nil, fmt.Errorf("start data plane: %w", err)
+	}
+	var b *bind.Bind
+	p.relays = path.New(path.Config{
+		Identity: cfg.identity, Papers: cfg.admission, Home: cfg.home, Log: cfg.log,
+		Receive: func(src key.NodeID, packet []byte) { b.Deliver(src, packet) },
+		Up:      func() { b.RetryAll() },
+	})
+	if b, err = bind.New(bind.Config{Sender: p.relays}); err != nil {
+		p.relays.Close()
+		p.stack.Close()
+		return nil, fmt.Errorf("start data plane: %w", err)
+	}
+	p.tunnel, err = tunnel.New(tunnel.Config{
+		Key: cfg.wg, Device: p.stack, Bind: b, MTU: mtu, Log: cfg.log,
+		In:  func(pkt []byte) bool { return p.filter.In(pkt).Action == filter.Pass },
+		Out: func(pkt []byte) bool { return p.filter.Out(pkt).Action == filter.Pass },
+	})
+	if err != nil {
+		p.relays.Close()
+		return nil, fmt.Errorf("start data plane: %w", err)
+	}
+	p.injector.Store(p.tunnel)
+	return p, nil
+}
+
+// reset sends what the filter has to say.
+func (p *plane) reset(dir filter.Direction, pkt []byte) {
+	t := p.injector.Load()
+	switch {
+	case t == nil:
+	case dir == filter.Out:
+		t.InjectOut(pkt)
+	default:
+		t.InjectIn(pkt)
+	}
+}
+
+// adopt puts a netmap in force and returns when it is: the filter first, so that
+// what is no longer allowed ends before anything else is done.
+func (p *plane) adopt(n *netmap.Netmap, at time.Time, judge func()) {
+	rules := filter.Rules{Self: n.Self, Addresses: n.Addresses, Inbound: n.Inbound}
+	peers := make([]tunnel.Peer, len(n.Peers))
+	homes := make(map[key.NodeID][]string, len(n.Peers))
+	for i, peer := range n.Peers {
+		rules.Peers = append(rules.Peers, filter.Peer{Subject: peer.Subject, Addresses: peer.Addresses})
+		peers[i] = tunnel.Peer{ID: peer.Subject.ID, Key: peer.WG}
+		for _, a := range peer.Addresses {
+			peers[i].Allowed = append(peers[i].Allowed, netip.PrefixFrom(a, a.BitLen()))
+		}
+		homes[peer.Subject.ID] = peer.Relays
+	}
+	compiled := filter.Compile(rules, at)
+	cut := p.filter.Swap(compiled)
+	for _, f := range cut.Flows {
+		p.log.Info("flow cut by rule change", "flow", f.String())
+	}
+	p.relays.Set(n.Relays, homes)
+	if err := p.tunnel.SetPeers(peers); err != nil {
+		p.log.Error("WireGuard does not take the peers", "err", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rules = compiled
+	p.lastCut = len(cut.Flows)
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+	if next := compiled.NextEnd(); !next.IsZero() {
+		p.timer = time.AfterFunc(max(0, next.Sub(at)), judge)
+	}
+}
+
+func (p *plane) close() {
+	p.mu.Lock()
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.mu.Unlock()
+	p.tunnel.Close() // closes the stack
+	p.relays.Close()
+}
+
+func (p *plane) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return p.stack.Dial(ctx, network, addr)
+}
