@@ -34,9 +34,9 @@ func EnrolmentName(entry string) string { return "enrolment/" + entry }
 // Network is the content of the leaf "network".
 type Network struct {
 	Name         string         `json:"name"`
-	Domain       string         `json:"domain"`  // of the names of nodes
-	Prefix4      netip.Prefix   `json:"prefix4"` // IPv4 addresses are leased from here
-	Session      int64          `json:"session"` // seconds that a login lasts
+	Domain       string         `json:"domain"`            // of the names of nodes
+	Prefix4      netip.Prefix   `json:"prefix4"`           // IPv4 addresses are leased from here
+	Session      int64          `json:"session,omitempty"` // seconds that a login lasts; zero: nobody logs in
 	Coordinators []Coordinator  `json:"coordinators,omitempty"`
 	Admins       []acl.Selector `json:"admins,omitempty"`
 }
