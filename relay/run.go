@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/writmesh/writ/coordinator/key"
+	"github.com/writmesh/writ/relay/frame"
+	"github.com/writmesh/writ/relay/internal/server"
+)
+
+// Config is what serve is started with.
+type Config struct {
+	State   string `required:"" placeholder:"DIR" help:"Directory of the relay's state."`
+	Listen  string `default:":443" placeholder:"ADDR" help:"Where nodes connect, TCP (${default})."`
+	Join    string `placeholder:"STRING" help:"The network's join string, as agents are given it."`
+	Metrics string `placeholder:"ADDR" help:"Serve Prometheus metrics at http://ADDR/metrics."`
+}
+
+// An admitter decides who may use the relay, and keeps itself current.
+type admitter interface {
+	server.Admitter
+	// Follow keeps what the admitter holds up to date until ctx is done, and
+	// calls changed after each change. An error ends the relay.
+	Follow(ctx context.Context, changed func()) error
+}
+
+// unready admits nobody, because it knows no network.
+type unready struct{}
+
+func (unready) Admit(key.IdentityPublic, []byte) (time.Time, error) {
+	return time.Time{}, &frame.Refusal{Kind: frame.NotReady}
+}
+
+func (unready) Follow(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
+
+// run serves until ctx is done, and then drains.
+func run(ctx context.Context, cfg Config, adm admitter, log *slog.Logger) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	identity, err := loadIdentity(cfg.State)
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	s, err := server.New(server.Config{Identity: identity, Admitter: adm, Log: log, Registerer: registry})
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return err
+	}
+	log.Info("relay listens", "addr", ln.Addr(), "key", identity.Public())
+
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		errs  []error
+	)
+	// start runs one part; the end of any ends all.
+	start := func(part string, f func() error) {
+		group.Go(func() {
+			defer cancel()
+			if err := f(); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, fmt.Errorf("%s: %w", part, err))
+			}
+		})
+	}
+	start("serve", func() error { return s.Serve(ctx, ln) })
+	start("follow", func() error { return adm.Follow(ctx, s.Recheck) })
+	if cfg.Metrics != "" {
+		start("metrics", func() error { return serveMetrics(ctx, cfg.Metrics, registry, log) })
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// serveMetrics answers /metrics until ctx is done.
+func serveMetrics(ctx context.Context, addr string, registry *prometheus.Registry, log *slog.Logger) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	log.Info("metrics", "url", "http://"+ln.Addr().String()+"/metrics")
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	h := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 8 << 10}
+	defer context.AfterFunc(ctx, func() { h.Close() })()
+	if err := h.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
