@@ -1,0 +1,209 @@
+// Package report says how far a revision is enforced. A merge is finished when
+// every node enforces it; this package knows which do not.
+//
+// A node enforces the revision once its acknowledgement, signed by its identity
+// key, names the manifest and the digest of exactly the leaves that the revision
+// has for it (netmap.Expected). What a coordinator says of a node beyond that
+// (online, since when) is only shown.
+package report
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/writmesh/writ/coordinator/key"
+	"github.com/writmesh/writ/coordinator/leaf"
+	"github.com/writmesh/writ/coordinator/netmap"
+	"github.com/writmesh/writ/coordinator/papers"
+	"github.com/writmesh/writ/coordinator/trust"
+	"github.com/writmesh/writ/sync/publish"
+)
+
+// A Convergence is how far a revision is enforced.
+type Convergence struct {
+	Commit   trust.Commit   `json:"commit"`
+	Position trust.Position `json:"position"`
+	Decided  time.Time      `json:"decided"`           // when the revision was decided
+	Enforced int            `json:"enforced"`          // nodes that enforce it
+	Of       int            `json:"of"`                // nodes admitted
+	Missing  []Missing      `json:"missing,omitempty"` // by name
+	Took     time.Duration  `json:"took,omitempty"`    // from decision to the last node; 0 while some are missing
+}
+
+// A Missing node does not enforce the revision, as far as is known.
+type Missing struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
+}
+
+// String is the convergence in one line: "revision abc1234: enforced on 3 of 4
+// nodes; missing: db2 (offline since 2026-11-22 13:04 UTC)".
+func (c Convergence) String() string {
+	if c.Commit == "" {
+		return "no revision yet"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "revision %s: enforced on %d of %d nodes", c.Commit.Short(), c.Enforced, c.Of)
+	for i, m := range c.Missing {
+		if i == 0 {
+			b.WriteString("; missing: ")
+		} else {
+			b.WriteString(", ")
+		}
+		if i == maxNamed {
+			fmt.Fprintf(&b, "and %d more", len(c.Missing)-i)
+			break
+		}
+		fmt.Fprintf(&b, "%s (%s)", m.Name, m.Why)
+	}
+	return b.String()
+}
+
+// maxNamed is how many missing nodes one line names.
+const maxNamed = 10
+
+// A Reporter collects acknowledgements. Its methods may be called at the same
+// time.
+type Reporter struct {
+	network key.NetworkID
+
+	mu       sync.Mutex // guards the fields below
+	revision *publish.Revision
+	decided  time.Time
+	nodes    map[key.NodeID]*node
+	done     time.Time // when the last node's acknowledgement came
+	changed  chan struct{}
+}
+
+type node struct {
+	admission *papers.Admission
+	ack       *papers.Ack
+	expected  key.Hash // digest under the revision
+	online    bool
+	since     time.Time // offline since; zero where unknown
+}
+
+// New makes a Reporter of a network.
+func New(network key.NetworkID) *Reporter {
+	return &Reporter{network: network, nodes: map[key.NodeID]*node{}, changed: make(chan struct{})}
+}
+
+// Target says which revision is to be enforced, and by which nodes.
+func (r *Reporter) Target(rev *publish.Revision, live []*papers.Admission, decided time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.revision == nil || r.revision.Manifest.Hash() != rev.Manifest.Hash() {
+		r.revision, r.decided, r.done = rev, decided, time.Time{}
+	}
+	leaves := make(map[string]leaf.Leaf, len(rev.Leaves))
+	for _, l := range rev.Leaves {
+		leaves[l.Name] = l
+	}
+	principal := func(name string) (leaf.Principal, bool) {
+		l, ok := leaves[name]
+		if !ok {
+			return leaf.Principal{}, false
+		}
+		p, err := leaf.DecodePrincipal(l)
+		return p, err == nil
+	}
+	next := make(map[key.NodeID]*node, len(live))
+	for _, a := range live {
+		n := r.nodes[a.Identity.NodeID()]
+		if n == nil {
+			n = &node{}
+		}
+		n.admission = a
+		n.expected = netmap.Expected(a, rev.Manifest.Hash(), rev.Tree, principal)
+		next[a.Identity.NodeID()] = n
+	}
+	r.nodes = next
+	r.tell()
+}
+
+// Ack takes up what a coordinator says of a node. An acknowledgement that does
+// not verify is an error and changes nothing.
+func (r *Reporter) Ack(id key.NodeID, note []byte, online bool, since, now time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.nodes[id]
+	if n == nil {
+		return nil // a node that is out, or not admitted by this sync
+	}
+	n.online, n.since = online, since
+	defer r.tell()
+	if len(note) == 0 {
+		return nil
+	}
+	a, err := papers.OpenAck(note, r.network, n.admission.Identity)
+	if err != nil {
+		return fmt.Errorf("%s: %w", n.admission.Name, err)
+	}
+	if n.ack != nil && a.Position.Compare(n.ack.Position) < 0 {
+		return nil
+	}
+	n.ack = a
+	if r.done.IsZero() && r.missing() == nil {
+		r.done = now
+	}
+	return nil
+}
+
+// enforces reports whether the node's acknowledgement is of this revision.
+func (n *node) enforces(rev *publish.Revision) bool {
+	return n.ack != nil && n.ack.Manifest == rev.Manifest.Hash() && n.ack.Digest == n.expected
+}
+
+func (r *Reporter) missing() (out []Missing) {
+	if r.revision == nil {
+		return nil
+	}
+	for _, n := range r.nodes {
+		if n.enforces(r.revision) {
+			continue
+		}
+		m := Missing{Name: n.admission.Name}
+		switch {
+		case !n.online && !n.since.IsZero():
+			m.Why = "offline since " + n.since.UTC().Format("2006-01-02 15:04 UTC")
+		case !n.online:
+			m.Why = "not seen"
+		case n.ack == nil:
+			m.Why = "has acknowledged nothing"
+		case n.ack.Manifest == r.revision.Manifest.Hash():
+			m.Why = "enforces something else than this revision"
+		default:
+			m.Why = fmt.Sprintf("enforces %s", n.ack.Position)
+		}
+		out = append(out, m)
+	}
+	slices.SortFunc(out, func(a, b Missing) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Convergence is how far the newest revision is enforced, and a channel that is
+// closed when that may have changed.
+func (r *Reporter) Convergence() (Convergence, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.revision == nil {
+		return Convergence{}, r.changed
+	}
+	missing := r.missing()
+	c := Convergence{
+		Commit: r.revision.Manifest.Commit, Position: r.revision.Manifest.Position, Decided: r.decided,
+		Enforced: len(r.nodes) - len(missing), Of: len(r.nodes), Missing: missing,
+	}
+	if len(missing) == 0 && !r.done.IsZero() {
+		c.Took = r.done.Sub(r.decided)
+	}
+	return c, r.changed
+}
+
+func (r *Reporter) tell() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
