@@ -23,7 +23,8 @@ type VKey struct {
 	public   [ed25519.PublicKeySize]byte
 }
 
-// ParseVKey reads a VKey.
+// ParseVKey reads a VKey. A key has one text, and a key of small order, under
+// which anybody can sign, has none.
 func ParseVKey(s string) (VKey, error) {
 	v, err := note.NewVerifier(s)
 	if err != nil {
@@ -31,9 +32,15 @@ func ParseVKey(s string) (VKey, error) {
 	}
 	_, rest, _ := strings.Cut(s, "+")
 	_, encoded, _ := strings.Cut(rest, "+")
-	raw, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	raw, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil || len(raw) != 1+ed25519.PublicKeySize || raw[0] != algEd25519 {
 		return VKey{}, fmt.Errorf("key %q: not Ed25519", s)
+	}
+	if text, err := note.NewEd25519VerifierKey(v.Name(), raw[1:]); err != nil || text != s {
+		return VKey{}, fmt.Errorf("key %q: not in canonical form", s)
+	}
+	if _, err := key.IdentityPublicFrom(raw[1:]); err != nil {
+		return VKey{}, fmt.Errorf("key %q: %w", s, err)
 	}
 	k := VKey{text: s, verifier: v}
 	copy(k.public[:], raw[1:])
@@ -55,11 +62,18 @@ func (k VKey) Identity() key.IdentityPublic {
 // Equal reports whether two keys are one, whatever their names.
 func (k VKey) Equal(o VKey) bool { return k.public == o.public }
 
+// id is the key as signatures name it.
+func (k VKey) id() string { return keyID(k.verifier.Name(), k.verifier.KeyHash()) }
+
+// confusable reports whether signatures name both keys alike: the hash in them
+// has 32 bits, which a key can be searched for.
+func (k VKey) confusable(o VKey) bool { return k.id() == o.id() }
+
 const algEd25519 = 1 // sumdb/note
 
 // A SigningKey is the private half of a VKey.
 type SigningKey struct {
-	secret string
+	secret *string // behind a pointer, which package fmt does not follow to a string
 	signer note.Signer
 	public VKey
 }
@@ -89,7 +103,7 @@ func ParseSigningKey(s string) (SigningKey, error) {
 		return SigningKey{}, fmt.Errorf("signing key: %w", err)
 	}
 	v, err := ParseVKey(vkey)
-	return SigningKey{s, signer, v}, err
+	return SigningKey{&s, signer, v}, err
 }
 
 // seedOf takes the seed out of "PRIVATE+KEY+name+hash+base64(alg, seed)".
@@ -111,7 +125,7 @@ func (k SigningKey) Public() VKey { return k.public }
 // TLSIdentity is the key as the key of a TLS client certificate: a publisher is
 // known to the coordinator by the keys that the root names.
 func (k SigningKey) TLSIdentity() (key.IdentityPrivate, error) {
-	seed, ok := seedOf(k.secret)
+	seed, ok := seedOf(k.Secret())
 	if !ok {
 		return key.IdentityPrivate{}, errors.New("signing key: not Ed25519")
 	}
@@ -119,13 +133,18 @@ func (k SigningKey) TLSIdentity() (key.IdentityPrivate, error) {
 }
 
 // Secret is the key's text, for its file and nothing else.
-func (k SigningKey) Secret() string             { return k.secret }
+func (k SigningKey) Secret() string {
+	if k.secret == nil {
+		return ""
+	}
+	return *k.secret
+}
+
 func (k SigningKey) String() string             { return "PRIVATE+KEY+(secret)" }
 func (k SigningKey) GoString() string           { return k.String() }
 func (k SigningKey) Format(s fmt.State, _ rune) { s.Write([]byte(k.String())) }
 
-// Sign signs a text and adds the signatures to a note. A text that is a note
-// already keeps its signatures.
+// Sign makes a note of a text and the keys' signatures of it.
 func Sign(text string, keys ...SigningKey) ([]byte, error) {
 	signers := make([]note.Signer, len(keys))
 	for i, k := range keys {
@@ -141,11 +160,7 @@ func Sign(text string, keys ...SigningKey) ([]byte, error) {
 // AddSignature adds a signature to a note whatever other keys signed it; a
 // signature of the same key is replaced.
 func AddSignature(msg []byte, k SigningKey) ([]byte, error) {
-	n, err := note.Open(msg, note.VerifierList(k.public.verifier))
-	var unverified *note.UnverifiedNoteError
-	if errors.As(err, &unverified) {
-		n, err = unverified.Note, nil
-	}
+	n, err := read(msg, maxNote)
 	if err != nil {
 		return nil, fmt.Errorf("add signature: %w", err)
 	}
@@ -165,12 +180,6 @@ const maxNote = 900 << 10
 // Open is the one way to read a note: it caps the size, checks the signatures,
 // counts distinct public keys, and only then gives the text to be parsed.
 func Open(msg []byte, limit int, keys []VKey, threshold int) (text string, err error) {
-	if limit > maxNote {
-		limit = maxNote
-	}
-	if len(msg) > limit {
-		return "", fmt.Errorf("note of %d bytes: at most %d", len(msg), limit)
-	}
 	if threshold < 1 || threshold > len(keys) {
 		return "", fmt.Errorf("threshold %d of %d keys: %w", threshold, len(keys), ErrUnsigned)
 	}
@@ -178,15 +187,14 @@ func Open(msg []byte, limit int, keys []VKey, threshold int) (text string, err e
 	byName := make(map[string][ed25519.PublicKeySize]byte, len(keys))
 	for i, k := range keys {
 		verifiers[i] = k.verifier
-		byName[keyID(k.verifier.Name(), k.verifier.KeyHash())] = k.public
+		byName[k.id()] = k.public
 	}
-	n, err := note.Open(msg, note.VerifierList(verifiers...))
+	n, err := read(msg, limit, verifiers...)
 	if err != nil {
-		var unverified *note.UnverifiedNoteError
-		if errors.As(err, &unverified) {
-			return "", fmt.Errorf("none of the %d keys in force signed: %w", len(keys), ErrUnsigned)
-		}
-		return "", fmt.Errorf("note: %w", err)
+		return "", err
+	}
+	if len(n.Sigs) == 0 {
+		return "", fmt.Errorf("none of the %d keys in force signed: %w", len(keys), ErrUnsigned)
 	}
 	distinct := make(map[[ed25519.PublicKeySize]byte]bool)
 	for _, s := range n.Sigs {
@@ -203,15 +211,37 @@ func keyID(name string, hash uint32) string { return fmt.Sprintf("%s+%08x", name
 // Text is the text of a note whoever signed it: to name or compare a note, or to
 // show it to a person. Nothing may be believed because of it.
 func Text(msg []byte) (string, error) {
-	if len(msg) > maxNote {
-		return "", fmt.Errorf("note of %d bytes: at most %d", len(msg), maxNote)
+	n, err := read(msg, maxNote)
+	if err != nil {
+		return "", err
 	}
-	_, err := note.Open(msg, note.VerifierList())
+	return n.Text, nil
+}
+
+// read parses a note of limited size and verifies the signatures of the known
+// verifiers, of which there may be none.
+func read(msg []byte, limit int, known ...note.Verifier) (*note.Note, error) {
+	if limit = min(limit, maxNote); len(msg) > limit {
+		return nil, fmt.Errorf("note of %d bytes: at most %d", len(msg), limit)
+	}
+	n, err := note.Open(msg, note.VerifierList(known...))
 	var unverified *note.UnverifiedNoteError
-	if !errors.As(err, &unverified) {
-		return "", fmt.Errorf("note: %w", err)
+	if errors.As(err, &unverified) {
+		n, err = unverified.Note, nil
 	}
-	return unverified.Note.Text, nil
+	if err != nil {
+		return nil, fmt.Errorf("note: %w", err)
+	}
+	// Package note ignores stray bits in the base64 of a signature: with them, a
+	// note that nobody signed again would have other bytes.
+	_, block, _ := strings.Cut(string(msg[len(n.Text):]), "\n")
+	for line := range strings.Lines(block) {
+		encoded := line[strings.LastIndexByte(line, ' ')+1 : len(line)-1]
+		if _, err := base64.StdEncoding.Strict().DecodeString(encoded); err != nil {
+			return nil, errors.New("note: a signature is not in canonical base64")
+		}
+	}
+	return n, nil
 }
 
 // identityNote signs and verifies notes with a node's identity key; the signer's
@@ -251,16 +281,12 @@ func SignAs(text string, k key.IdentityPrivate) ([]byte, error) {
 
 // OpenFrom reads a note that a node's identity key must have signed.
 func OpenFrom(msg []byte, limit int, k key.IdentityPublic) (text string, err error) {
-	if len(msg) > limit {
-		return "", fmt.Errorf("note of %d bytes: at most %d", len(msg), limit)
-	}
-	n, err := note.Open(msg, note.VerifierList(newIdentityNote(k)))
+	n, err := read(msg, limit, newIdentityNote(k))
 	if err != nil {
-		var unverified *note.UnverifiedNoteError
-		if errors.As(err, &unverified) {
-			return "", fmt.Errorf("not by %s: %w", k.NodeID().Short(), ErrUnsigned)
-		}
-		return "", fmt.Errorf("note: %w", err)
+		return "", err
+	}
+	if len(n.Sigs) == 0 {
+		return "", fmt.Errorf("not by %s: %w", k.NodeID().Short(), ErrUnsigned)
 	}
 	return n.Text, nil
 }

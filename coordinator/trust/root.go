@@ -31,8 +31,9 @@
 // Version 1 is signed by its own root threshold; version n+1 by its own and by
 // that of version n. A verifier refuses a version that is not the next, another
 // network, a prev that is not the hash of the version held, an epoch that goes
-// back, a threshold of 0 or above the number of keys, and one public key twice
-// in a role.
+// back, a threshold of 0 or above the number of keys, one public key twice in a
+// role, and two keys of a role with one name and hash, whose signatures nobody
+// could tell apart.
 //
 // # Manifest
 //
@@ -75,11 +76,18 @@
 //	epoch 1
 //	number 3                 above every earlier one of the epoch
 //	issued 2026-11-22T10:00:00Z
-//	node nid:… REASON        0 or more lines, sorted: a word that says why
+//	node nid:… REASON        0 or more lines, sorted by the id's bytes: a word
+//	                         that says why
 //
 // The admission threshold signs it, or the root threshold. A verifier refuses a
 // lower number, the same number with another hash, another epoch, and a list
 // that lacks a node of the list it holds in this epoch.
+//
+// # Vectors
+//
+// testdata has a note of each type with the keys that signed it, and under
+// testdata/defects one file for each thing a reader refuses: the first line is
+// the error, by which the layer that objects is known, and the rest the note.
 //
 // # Versions
 //
@@ -224,6 +232,9 @@ func parseRoot(text string) (*Root, error) {
 			}
 			if slices.ContainsFunc((*role.keys)[:i], k.Equal) {
 				return nil, fmt.Errorf("root document: %s key %s stands twice", role.name, k.Name())
+			}
+			if slices.ContainsFunc((*role.keys)[:i], k.confusable) {
+				return nil, fmt.Errorf("root document: two %s keys are both %s", role.name, k.id())
 			}
 		}
 	}

@@ -38,7 +38,8 @@ func NewWriter(kind string) *Writer {
 	return w
 }
 
-// Line writes one line; the value is anything that prints as one.
+// Line writes one line; the value is anything that prints as one. A value that
+// prints as more makes a text that no reader takes.
 func (w *Writer) Line(key string, value any) {
 	switch v := value.(type) {
 	case time.Time:
@@ -48,8 +49,12 @@ func (w *Writer) Line(key string, value any) {
 			value = v.UTC().Format(TimeLayout)
 		}
 	}
-	fmt.Fprintf(&w.b, "%s %v\n", key, value)
+	fmt.Fprintf(&w.b, "%s %s\n", key, oneLine.Replace(fmt.Sprint(value)))
 }
+
+// oneLine keeps a value from becoming two lines: in its place stands a control
+// character, which no reader takes.
+var oneLine = strings.NewReplacer("\n", "\r")
 
 // String is the text.
 func (w *Writer) String() string { return w.b.String() }
