@@ -16,9 +16,13 @@ import (
 func (p *Policy) With(rules ...Rule) (*Policy, error) {
 	q := *p
 	q.Rules = append(slices.Clone(p.Rules), rules...)
+	q.Groups = slices.Clone(p.Groups)
 	q.Tests = slices.Clone(p.Tests)
 	q.Warnings = slices.Clone(p.Warnings)
-	return &q, q.Check()
+	if err := q.Check(); err != nil {
+		return nil, err
+	}
+	return &q, nil
 }
 
 // Check says what is wrong with p as a whole: names that nothing defines, cycles,
@@ -50,7 +54,7 @@ func (p *Policy) Check() error {
 	}
 	for _, h := range p.Hosts {
 		if p.Network.Prefix4.IsValid() && h.Prefix.IsValid() && p.Network.Prefix4.Overlaps(h.Prefix) {
-			c.problems.Add(h.Place, "%s: %s is inside the network's own prefix %s; hosts there are not enforced by this version: pin a node",
+			c.problems.Add(h.Place, "%s: %s overlaps the network's own prefix %s; hosts there are not enforced by this version: pin a node",
 				subject("host", h.Name), h.Prefix, p.Network.Prefix4)
 		}
 	}
@@ -153,7 +157,7 @@ func near[T any](c *check, name string, known map[string]T) string {
 	if c.looked++; c.looked > maxNear {
 		return ""
 	}
-	return didYouMean(name, slices.Collect(maps.Keys(known)))
+	return didYouMean(nearest(name, slices.Collect(maps.Keys(known))))
 }
 
 func (c *check) checkGroups() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"cuelang.org/go/cue/errors"
@@ -27,8 +28,8 @@ func (s *syntax) told(err error, at func(path []string) (Place, bool)) Problems 
 		if disjunction.MatchString(text) {
 			continue
 		}
-		path := e.Path()
-		fallback, known := Place{}, false
+		path := plainPath(e.Path())
+		fallback, known := s.labelled(path), false
 		if at != nil {
 			fallback, known = at(path)
 		}
@@ -39,10 +40,10 @@ func (s *syntax) told(err error, at func(path []string) (Place, bool)) Problems 
 		} else {
 			seen[key] = true
 		}
-		p := Problem{Message: humanMessage(path, text), Place: fallback}
+		p := Problem{Message: humanMessage(path, text, at == nil), Place: fallback}
 		places := s.positions(e)
 		if len(places) > 0 {
-			p.Place, p.Also = places[0], places[1:]
+			p.Place, p.Also = places[0], append(p.Also, places[1:]...)
 		}
 		ps = append(ps, p)
 	}
@@ -63,10 +64,38 @@ func (s *syntax) positions(e errors.Error) []Place {
 	return places[:min(len(places), maxAlso+1)]
 }
 
-// humanMessage says what CUE says in the policy's words.
-func humanMessage(path []string, text string) string {
+// plainPath is a path of CUE's errors without the quotes around labels.
+func plainPath(path []string) []string {
+	out := make([]string, len(path))
+	for i, label := range path {
+		out[i] = label
+		if s, err := strconv.Unquote(label); err == nil {
+			out[i] = s
+		}
+	}
+	return out
+}
+
+// labelled is the place of the longest beginning of path that the syntax shows.
+func (s *syntax) labelled(path []string) Place {
+	for n := len(path); n > 0; n-- {
+		if at := s.labels[strings.Join(path[:n], "\x00")]; len(at) > 0 {
+			return at[0]
+		}
+	}
+	if len(path) > 0 {
+		return s.hidden[path[0]]
+	}
+	return Place{}
+}
+
+// humanMessage says what CUE says in the policy's words. Own is whether the
+// schema has no part in it.
+func humanMessage(path []string, text string, own bool) string {
 	text = clean(text)
 	switch {
+	case text == "field not allowed" && len(path) > 0 && own:
+		return fmt.Sprintf("field %s%s is not allowed by a definition of this policy", quoteName(path[len(path)-1]), inPath(path[:len(path)-1]))
 	case text == "field not allowed" && len(path) > 0:
 		return fmt.Sprintf("unknown field %s%s", quoteName(path[len(path)-1]), inPath(path[:len(path)-1]))
 	case strings.HasPrefix(text, "incomplete value "):
@@ -78,18 +107,24 @@ func humanMessage(path []string, text string) string {
 	}
 }
 
-// clean makes one short line of a text that may quote the policy.
+// clean makes one short line of ASCII of a text that may quote the policy.
 func clean(s string) string {
 	const most = 300
-	s = strings.Map(func(r rune) rune {
-		if !plainRune(r) {
-			return ' '
+	var b strings.Builder
+	for _, r := range s {
+		switch {
+		case r == '\n' || r == '\t':
+			b.WriteByte(' ')
+		case r >= 0x80 || !plainRune(r):
+			q := strconv.QuoteRuneToASCII(r)
+			b.WriteString(q[1 : len(q)-1])
+		default:
+			b.WriteRune(r)
 		}
-		return r
-	}, s)
-	s = strings.Join(strings.Fields(s), " ")
+	}
+	s = strings.Join(strings.Fields(b.String()), " ")
 	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
+		s = s[:most] + "..."
 	}
 	return s
 }

@@ -72,7 +72,11 @@ func (d *decoder) add(at Place, subject string, err error) {
 }
 
 func (d *decoder) name(what, name string, v *value) {
-	if err := acl.CheckName(what, name); err != nil {
+	err := checkASCII(what+" name", name)
+	if err == nil {
+		err = acl.CheckName(what, name)
+	}
+	if err != nil {
 		d.problems.Add(v.place, "%s", clean(err.Error()))
 	}
 }
@@ -226,7 +230,15 @@ func (d *decoder) node(name string, v *value) Node {
 
 // ref reads one selector.
 func (d *decoder) ref(v *value, what string) (Ref, bool) {
-	sel, err := acl.ParseSelector(v.str)
+	if _, err := parsePrefix(v.str); err == nil {
+		d.problems.Add(v.place, "%s: %s: addresses as selectors are not enforced by this version", what, v.str)
+		return Ref{}, false
+	}
+	err := checkASCII("selector", v.str)
+	var sel acl.Selector
+	if err == nil {
+		sel, err = acl.ParseSelector(v.str)
+	}
 	if err != nil {
 		d.add(v.place, what, err)
 		return Ref{}, false
@@ -332,6 +344,17 @@ func (d *decoder) text(v *value, what, field string) string {
 	}
 	d.add(v.place, what, checkText(field, v.str))
 	return v.str
+}
+
+// checkASCII tells the first character of a name that is none of ASCII: most of
+// them look like another, or like nothing.
+func checkASCII(what, s string) error {
+	for _, r := range s {
+		if r >= 0x80 {
+			return fmt.Errorf("%s %s: %U is not allowed; names are ASCII", what, quoteName(s), r)
+		}
+	}
+	return nil
 }
 
 // maxText is the longest text for people, in bytes: a line of a report.

@@ -148,6 +148,6 @@ func invalidAt(text []byte) int {
 }
 
 func lineOf(name string, text []byte, offset int) Place {
-	before := text[:offset]
-	return Place{name, bytes.Count(before, []byte{'\n'}) + 1, offset - bytes.LastIndexByte(before, '\n')}
+	before := text[:max(0, offset)]
+	return Place{name, bytes.Count(before, []byte{'\n'}) + 1, len(before) - bytes.LastIndexByte(before, '\n')}
 }

@@ -37,6 +37,7 @@
 //
 //	2,000 files, 16 MiB together      a network of 100,000 users needs 4 MiB
 //	2,000,000 syntax nodes            over all files, before evaluation
+//	50,000 items                      in one list or struct as written
 //	1,000 tokens of nesting           brackets, operators, labels and selectors
 //	                                  on the way to one token; the parser and
 //	                                  the evaluator recurse over them
@@ -188,5 +189,6 @@ type syntax struct {
 	files    []*ast.File
 	names    map[string]bool    // of the files
 	labels   map[string][]Place // where each path is written, as far as the syntax shows
+	hidden   map[string]Place   // where hidden fields and definitions are written
 	warnings Problems
 }

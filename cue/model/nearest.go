@@ -6,21 +6,27 @@ import (
 	"strings"
 )
 
-// didYouMean is "; did you mean "x"?" for the candidate nearest to name, and
-// empty when none is near.
-func didYouMean(name string, candidates []string) string {
-	// A third of the letters may be wrong: "from" for "form", but not "to".
+// didYouMean is the end of a message about a name that is not known.
+func didYouMean(near string) string {
+	if near == "" {
+		return ""
+	}
+	return "; did you mean " + quoteName(near) + "?"
+}
+
+// nearest is the candidate that name was probably meant to be, empty when none
+// is near. Of equally near ones it is the first by name.
+func nearest(name string, candidates []string) string {
+	// A quarter of the letters may be wrong, and one more: "from" for "form",
+	// but not for "to".
 	best, limit := "", 1+len(name)/4
 	slices.Sort(candidates)
 	for _, c := range candidates {
-		if d := distance(name, c, limit); d <= limit && (best == "" || d < limit) && c != name {
+		if d := distance(name, c, limit); c != name && d < len(c) && d < len(name) && (d < limit || d == limit && best == "") {
 			best, limit = c, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return "; did you mean " + strconv.Quote(best) + "?"
+	return best
 }
 
 // distance is the number of letters to insert, drop, change or swap with their
@@ -60,7 +66,7 @@ func distance(a, b string, limit int) int {
 func quoteName(s string) string {
 	const most = 80
 	if len(s) > most {
-		return strconv.QuoteToASCII(s[:most]) + "…"
+		return strconv.QuoteToASCII(s[:most]) + "..."
 	}
 	return strconv.QuoteToASCII(s)
 }

@@ -32,7 +32,7 @@ func tooDeep(name string, text []byte) (Place, bool) {
 	open := []bracket{{}}
 	sum, interpolation := 0, false
 	for {
-		pos, tok, lit := s.Scan()
+		pos, tok, _ := s.Scan()
 		top := &open[len(open)-1]
 		switch tok {
 		case token.EOF:
@@ -54,8 +54,7 @@ func tooDeep(name string, text []byte) (Place, bool) {
 			sum -= top.tokens
 			open = open[:len(open)-1]
 			if top.interpolation && tok == token.RPAREN {
-				lit = s.ResumeInterpolation()
-				interpolation = strings.HasSuffix(lit, "(")
+				interpolation = strings.HasSuffix(s.ResumeInterpolation(), "(")
 			}
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	_ "embed"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,7 +109,13 @@ func (c *checker) check(v *value, s *shape, path []string) {
 	if !slices.Contains(s.kinds, v.kind) {
 		p := Problem{Place: v.place, Message: fmt.Sprintf("%s: want %s, not %s", pathText(path), s.want(), v.describe())}
 		if v.kind == kindString && slices.Contains(s.kinds, kindList) {
-			p.Hint = "write [" + strconv.Quote(v.str) + "]"
+			p.Hint = "write [" + quoteName(v.str) + "]"
+		}
+		for _, f := range v.fields {
+			at := append(slices.Clip(path), f.name)
+			if why := notEnforced(at); why != "" {
+				p = Problem{Place: f.value.place, Message: fmt.Sprintf("%s is not enforced by this version: %s", pathText(at), why)}
+			}
 		}
 		c.add(path, p)
 		return
@@ -119,6 +126,7 @@ func (c *checker) check(v *value, s *shape, path []string) {
 	if v.kind != kindStruct {
 		return
 	}
+	var meant []string // fields that misspelt ones are taken for
 	for _, f := range v.fields {
 		at := append(slices.Clip(path), f.name)
 		switch known := s.fields[f.name]; {
@@ -127,11 +135,13 @@ func (c *checker) check(v *value, s *shape, path []string) {
 		case s.any != nil:
 			c.check(f.value, s.any, at)
 		default:
-			c.add(at, Problem{Place: f.value.place, Message: unknownField(at, s)})
+			message, near := unknownField(at, s)
+			c.add(at, Problem{Place: f.value.place, Message: message})
+			meant = append(meant, near)
 		}
 	}
 	for _, name := range s.required {
-		if v.field(name) == nil {
+		if v.field(name) == nil && !slices.Contains(meant, name) {
 			p := Problem{Place: v.place, Message: fmt.Sprintf("missing field %q%s", name, inPath(path))}
 			if len(path) == 0 {
 				p.Hint = `every policy has network: {name: "acme", domain: "acme.mesh"}`
@@ -141,17 +151,15 @@ func (c *checker) check(v *value, s *shape, path []string) {
 	}
 }
 
-// unknownField says that the last label of path is no field of s.
-func unknownField(path []string, s *shape) string {
+// unknownField says that the last label of path is no field of s, and which
+// field it is taken for.
+func unknownField(path []string, s *shape) (message, near string) {
 	name := path[len(path)-1]
 	if why := notEnforced(path); why != "" {
-		return fmt.Sprintf("%s is not enforced by this version: %s", pathText(path), why)
+		return fmt.Sprintf("%s is not enforced by this version: %s", pathText(path), why), ""
 	}
-	names := make([]string, 0, len(s.fields))
-	for n := range s.fields {
-		names = append(names, n)
-	}
-	return fmt.Sprintf("unknown field %s%s%s", quoteName(name), inPath(path[:len(path)-1]), didYouMean(name, names))
+	near = nearest(name, slices.Collect(maps.Keys(s.fields)))
+	return fmt.Sprintf("unknown field %s%s%s", quoteName(name), inPath(path[:len(path)-1]), didYouMean(near)), near
 }
 
 func inPath(path []string) string {
@@ -194,7 +202,8 @@ func isIndex(path []string, i int) bool {
 func plainLabel(s string) bool {
 	for i, r := range s {
 		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
-		if !letter && (i == 0 || r != '_' && (r < '0' || r > '9')) {
+		digit := '0' <= r && r <= '9'
+		if !letter && r != '_' && (i > 0 || r != '#') && (i == 0 || !digit) {
 			return false
 		}
 	}

@@ -1,27 +1,33 @@
 package model
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"cuelang.org/go/cue/ast"
-	"cuelang.org/go/cue/errors"
+	cueerrors "cuelang.org/go/cue/errors"
 	"cuelang.org/go/cue/parser"
 	"cuelang.org/go/cue/token"
-	"cuelang.org/go/encoding/json"
+	cuejson "cuelang.org/go/encoding/json"
 )
 
 // maxNodes is how much syntax is evaluated. Sixteen megabytes of names in
 // lists are below it; sixteen megabytes of "{}," are not.
 const maxNodes = 2_000_000
 
+// maxItems is how many items one list or struct may be written with: CUE's
+// evaluator takes time quadratic in it, some seconds at this number.
+const maxItems = 50_000
+
 // parseFiles parses every file and refuses what its syntax alone shows to be
 // wrong.
 func parseFiles(sources []source) (s *syntax, err error) {
 	var ps Problems
-	s = &syntax{names: map[string]bool{}, labels: map[string][]Place{}}
-	x := index{labels: s.labels, declared: map[string]Place{}, used: map[string]bool{}}
+	s = &syntax{names: map[string]bool{}, labels: map[string][]Place{}, hidden: map[string]Place{}}
+	x := index{labels: s.labels, declared: s.hidden, used: map[string]bool{}}
 	nodes := 0
 	for _, src := range sources {
 		if at, deep := tooDeep(src.name, src.text); deep {
@@ -30,7 +36,7 @@ func parseFiles(sources []source) (s *syntax, err error) {
 		}
 		f, err := parse(src)
 		if err != nil {
-			ps = append(ps, parseProblem(src.name, err))
+			ps = append(ps, parseProblem(src, err))
 			continue
 		}
 		s.names[src.name] = true
@@ -58,13 +64,17 @@ func parse(src source) (f *ast.File, err error) {
 	if !src.data {
 		return parser.ParseFile(src.name, src.text, parser.ParseComments)
 	}
-	expr, err := json.Extract(src.name, src.text)
+	var any json.RawMessage
+	if err := json.Unmarshal(src.text, &any); err != nil {
+		return nil, err
+	}
+	expr, err := cuejson.Extract(src.name, src.text)
 	if err != nil {
 		return nil, err
 	}
 	top, ok := expr.(*ast.StructLit)
 	if !ok {
-		return nil, errors.Newf(expr.Pos(), "a data file is one JSON object with the fields of a policy")
+		return nil, cueerrors.Newf(expr.Pos(), "a data file is one JSON object with the fields of a policy")
 	}
 	return &ast.File{
 		Filename: src.name,
@@ -73,12 +83,18 @@ func parse(src source) (f *ast.File, err error) {
 }
 
 // parseProblem is the first error: those after it are mostly its echo.
-func parseProblem(name string, err error) Problem {
-	p := Problem{Place: Place{File: name}, Message: clean(err.Error())}
-	if list := errors.Errors(err); len(list) > 0 {
+func parseProblem(src source, err error) Problem {
+	p := Problem{Place: Place{File: src.name}, Message: clean(err.Error())}
+	var bad *json.SyntaxError
+	if errors.As(err, &bad) {
+		p.Place = lineOf(src.name, src.text, max(0, min(int(bad.Offset)-1, len(src.text)-1)))
+		p.Message = "not JSON: " + p.Message
+		return p
+	}
+	if list := cueerrors.Errors(err); len(list) > 0 {
 		format, args := list[0].Msg()
 		p.Message = clean(fmt.Sprintf(format, args...))
-		if at := placeOf(list[0].Position()); at.File == name {
+		if at := placeOf(list[0].Position()); at.File == src.name {
 			p.Place = at
 		}
 	}
@@ -100,6 +116,14 @@ func checkSyntax(src source, f *ast.File, x *index, nodes *int) Problems {
 			return false
 		}
 		switch n := n.(type) {
+		case *ast.ListLit:
+			if len(n.Elts) > maxItems {
+				ps.Add(placeOf(n.Pos()), "a list of %d items: at most %d", len(n.Elts), maxItems)
+			}
+		case *ast.StructLit:
+			if len(n.Elts) > maxItems {
+				ps.Add(placeOf(n.Pos()), "a struct of %d fields: at most %d", len(n.Elts), maxItems)
+			}
 		case *ast.ImportDecl:
 			ps.Add(placeOf(n.Pos()), "imports are not allowed in a policy")
 			return false
@@ -197,8 +221,8 @@ func (x *index) field(f *ast.Field, path []string, in scope) {
 	if f.Constraint != token.ILLEGAL && in != template {
 		x.problems = append(x.problems, Problem{
 			Place:   at,
-			Message: fmt.Sprintf("field %s with %q says nothing here", quoteName(name), f.Constraint.String()),
-			Hint:    "write it without; " + `"?" and "!" are for definitions`,
+			Message: fmt.Sprintf("field %s has no effect here", quoteName(name+f.Constraint.String())),
+			Hint:    `"?" and "!" are for definitions; write ` + quoteName(name),
 		})
 		return
 	}
@@ -261,7 +285,7 @@ func (x *index) twice() Problems {
 		ps = append(ps, Problem{
 			Place:   places[1],
 			Message: pathText(path) + " is written twice",
-			Also:    append(slices.Clone(places[:1]), places[2:]...),
+			Also:    append(slices.Clone(places[:1]), places[2:min(len(places), 1+maxAlso)]...),
 			Hint:    "a name is written in one place",
 		})
 	}
@@ -294,8 +318,8 @@ func (x *index) unused() (problems, warnings Problems) {
 		message := quoteName(name) + " is never used, and has no effect"
 		if slices.Contains(names, bare) {
 			problems.Add(at, "%s; did you mean %q?", message, bare)
-		} else if hint := didYouMean(bare, names); hint != "" {
-			problems.Add(at, "%s%s", message, hint)
+		} else if near := nearest(bare, names); near != "" {
+			problems.Add(at, "%s%s", message, didYouMean(near))
 		} else {
 			warnings.Add(at, "%s", message)
 		}

@@ -110,6 +110,9 @@ func checkHostPort(s string) error {
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 || strconv.Itoa(n) != port {
 		return fmt.Errorf("%s: %s is not a port", quoteName(s), quoteName(port))
 	}
+	if host == "" {
+		return fmt.Errorf("%s: which host?", quoteName(s))
+	}
 	if a, err := netip.ParseAddr(host); err == nil {
 		if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() {
 			return fmt.Errorf("%s: nothing can be reached at this address", quoteName(s))
