@@ -1,0 +1,234 @@
+// Package reach answers who reaches what under a compiled policy.
+//
+// What is asked is the leaves, decoded again, and every single answer is
+// coordinator/acl's: what is tested is what ships. Where a question is about all
+// nodes, they are enumerated by class, since most nodes cannot be told apart by
+// any rule.
+//
+// # Which nodes exist
+//
+// Without an inventory, these are imagined: a node of every user that the policy
+// mentions; a node of a user that it does not mention; a node for each single
+// tag, and for each set of tags that an enrolment entry or a pinned node has;
+// and each pinned node under its name. With an inventory the nodes in it are
+// added. A node that bears a set of tags that appears nowhere is not imagined.
+//
+// # Classes
+//
+// Nodes that the same selectors of the rules select are one class, as far as any
+// rule is concerned; so are ports that no rule tells apart. A question is asked
+// once for each pair of classes and port class. autogroup:self tells people
+// apart, so where rules use it every user is a class.
+package reach
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/writmesh/writ/coordinator/acl"
+	"github.com/writmesh/writ/coordinator/key"
+	"github.com/writmesh/writ/coordinator/leaf"
+)
+
+// A Compiled is a policy's leaves, decoded.
+type Compiled struct {
+	Inbound    []acl.Inbound                     // by destination
+	Principals map[acl.Selector][]acl.Membership // of users and tags that are in a group
+	Pins       []leaf.Node
+	Enrolments []leaf.Enrolment
+	Admins     []acl.Selector
+}
+
+// Read decodes leaves. A grant that this version cannot enforce is an error
+// here: nothing may be said of it.
+func Read(leaves []leaf.Leaf) (*Compiled, error) {
+	c := &Compiled{Principals: map[acl.Selector][]acl.Membership{}}
+	for _, l := range leaves {
+		kind, _, _ := strings.Cut(l.Name, "/")
+		switch kind {
+		case "inbound":
+			in, unenforced, err := leaf.DecodeInbound(l)
+			if err == nil && unenforced > 0 {
+				err = fmt.Errorf("leaf %s: %d grants are of another version", l.Name, unenforced)
+			}
+			if err != nil {
+				return nil, err
+			}
+			c.Inbound = append(c.Inbound, in)
+		case "principal":
+			p, err := leaf.DecodePrincipal(l)
+			if err != nil {
+				return nil, err
+			}
+			c.Principals[p.Principal] = p.Groups
+		case "node":
+			var n leaf.Node
+			if err := leaf.Decode(l, &n); err != nil {
+				return nil, err
+			}
+			c.Pins = append(c.Pins, n)
+		case "enrolment":
+			var e leaf.Enrolment
+			if err := leaf.Decode(l, &e); err != nil {
+				return nil, err
+			}
+			c.Enrolments = append(c.Enrolments, e)
+		case leaf.NameNetwork:
+			var n leaf.Network
+			if err := leaf.Decode(l, &n); err != nil {
+				return nil, err
+			}
+			c.Admins = n.Admins
+		}
+	}
+	return c, nil
+}
+
+// An Inventory is the nodes that are admitted. sync makes it from its admission
+// log; "sync inventory" prints it.
+type Inventory struct {
+	Nodes []Admitted `json:"nodes"`
+}
+
+// An Admitted is one node of the inventory: of a user, or with tags.
+type Admitted struct {
+	Name string     `json:"name"`
+	ID   key.NodeID `json:"id,omitzero"`
+	User string     `json:"user,omitempty"` // e-mail address
+	Tags []string   `json:"tags,omitempty"` // without the prefix "tag:"
+}
+
+// A Node is a node that exists or might.
+type Node struct {
+	Name     string // empty where imagined
+	User     string // e-mail address; empty for a tagged node
+	Tags     []string
+	Stranger bool // imagined: a user that the policy does not mention
+	Real     bool // of the inventory
+}
+
+// String names a node as people do.
+func (n Node) String() string {
+	switch {
+	case n.Name != "":
+		return n.Name
+	case n.Stranger:
+		return "any other user"
+	case n.User != "":
+		return n.User
+	}
+	tags := make([]string, len(n.Tags))
+	for i, t := range n.Tags {
+		tags[i] = "tag:" + t
+	}
+	return strings.Join(tags, "+")
+}
+
+// stranger is the e-mail address of the user that no policy mentions: it is not
+// one that a policy can write.
+const stranger = "(any other user)"
+
+// Subject is what the node's papers would prove under the policy.
+func (c *Compiled) Subject(n Node) *acl.Subject {
+	s := &acl.Subject{Name: n.Name, Tags: n.Tags}
+	if n.User != "" {
+		s.User = &acl.User{Issuer: "any", Subject: n.User, Email: n.User}
+		s.Groups = c.Principals[acl.Selector{Kind: acl.KindUser, Name: n.User}]
+		return s
+	}
+	for _, t := range n.Tags {
+		s.Groups = append(s.Groups, c.Principals[acl.Selector{Kind: acl.KindTag, Name: t}]...)
+	}
+	return s
+}
+
+// Nodes are the nodes that exist under any of the policies, or might, and those
+// of the inventory, without repetition and in a fixed order. Users and tags
+// named in extra exist too.
+func Nodes(inv *Inventory, extra []acl.Selector, policies ...*Compiled) []Node {
+	users, sets, names := map[string]bool{}, map[string][]string{}, map[string]Node{}
+	tagged := func(tags []string) {
+		tags = slices.Sorted(slices.Values(tags))
+		sets[strings.Join(tags, "+")] = tags
+	}
+	selector := func(s acl.Selector) {
+		switch s.Kind {
+		case acl.KindUser:
+			users[s.Name] = true
+		case acl.KindTag:
+			tagged([]string{s.Name})
+		}
+	}
+	for _, s := range extra {
+		selector(s)
+	}
+	for _, c := range policies {
+		for p := range c.Principals {
+			selector(p)
+		}
+		for _, s := range c.selectors() {
+			selector(s)
+		}
+		for _, e := range c.Enrolments {
+			tagged(e.Tags)
+			for _, t := range e.Tags {
+				tagged([]string{t})
+			}
+		}
+		for _, p := range c.Pins {
+			names[p.Name] = Node{Name: p.Name, User: p.User, Tags: p.Tags}
+			if p.User != "" {
+				users[p.User] = true
+			} else {
+				tagged(p.Tags)
+			}
+		}
+	}
+	if inv != nil {
+		for _, a := range inv.Nodes {
+			names[a.Name] = Node{Name: a.Name, User: a.User, Tags: slices.Sorted(slices.Values(a.Tags)), Real: true}
+		}
+	}
+	var out []Node
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		out = append(out, names[name])
+	}
+	for _, u := range slices.Sorted(maps.Keys(users)) {
+		out = append(out, Node{User: u})
+	}
+	for _, s := range slices.Sorted(maps.Keys(sets)) {
+		out = append(out, Node{Tags: sets[s]})
+	}
+	return append(out, Node{User: stranger, Stranger: true})
+}
+
+// selectors are all that the rules use.
+func (c *Compiled) selectors() []acl.Selector {
+	seen := map[acl.Selector]bool{}
+	for _, in := range c.Inbound {
+		seen[in.To] = true
+		for _, g := range in.Grants {
+			for _, list := range [][]acl.Selector{g.From, g.Except, g.ToExcept} {
+				for _, s := range list {
+					seen[s] = true
+				}
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Keys(seen), func(a, b acl.Selector) int { return cmp.Compare(a.String(), b.String()) })
+}
+
+// Judge answers one question.
+func (c *Compiled) Judge(from, to Node, target acl.Target, at time.Time) acl.Verdict {
+	return acl.Judge(c.Inbound, acl.Request{From: c.Subject(from), To: c.Subject(to), Target: target, At: at})
+}
+
+// Selects reports whether the selector selects the node at that time.
+func (c *Compiled) Selects(s acl.Selector, n Node, at time.Time) bool {
+	sub := c.Subject(n)
+	return s.Selects(sub, sub, at)
+}
