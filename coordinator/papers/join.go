@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/writmesh/writ/coordinator/acl"
@@ -201,8 +200,8 @@ func parseProof(text string) (*Proof, error) {
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("join proof: %w", err)
-	case !slices.IsSorted(p.Tags):
-		return nil, errors.New("join proof: tags are not sorted")
+	case !distinctSorted(p.Tags):
+		return nil, errors.New("join proof: tags are not sorted, or one stands twice")
 	case p.Text() != text:
 		return nil, errors.New("join proof: not in canonical form")
 	}

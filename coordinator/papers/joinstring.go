@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"net"
 	"strings"
 
@@ -61,14 +62,17 @@ func ParseJoinString(s string) (j JoinString, err error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&j); err != nil {
-		return j, fmt.Errorf("join string: %w", err)
+		return JoinString{}, fmt.Errorf("join string: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return JoinString{}, errors.New("join string: data after the end")
 	}
 	if j.Network.IsZero() || len(j.Coordinators) == 0 || len(j.Coordinators) > 16 {
-		return j, errors.New("join string: want a network and 1 to 16 coordinators")
+		return JoinString{}, errors.New("join string: want a network and 1 to 16 coordinators")
 	}
 	for _, c := range j.Coordinators {
 		if host, port, err := net.SplitHostPort(c.Addr); err != nil || host == "" || port == "" || c.Pin.IsZero() {
-			return j, fmt.Errorf("join string: coordinator %q: want host:port and a pin", c.Addr)
+			return JoinString{}, fmt.Errorf("join string: coordinator %q: want host:port and a pin", c.Addr)
 		}
 	}
 	return j, nil

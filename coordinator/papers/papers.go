@@ -87,7 +87,10 @@
 //
 // Another network; a signature of another key; names that are not DNS labels;
 // an IPv6 address that is not the identity key's; a user with tags, or neither;
-// a record that lives longer than 48 h; anything not in canonical form.
+// tags unsorted or twice; a record that lives longer than 48 h; anything not in
+// canonical form. testdata has a note of each type and what is inside the sealed
+// proof; testdata/defects has one file for each thing refused, as package trust
+// has.
 package papers
 
 import (
@@ -95,7 +98,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -249,7 +251,7 @@ func parseAdmission(text string) (*Admission, error) {
 		return nil, errors.New("admission: prev is none for the first of the log, and only there")
 	case (a.User == nil) == (len(a.Tags) == 0):
 		return nil, errors.New("admission: want a user, or tags")
-	case !slices.IsSorted(a.Tags) || len(slices.Compact(slices.Clone(a.Tags))) != len(a.Tags):
+	case !distinctSorted(a.Tags):
 		return nil, errors.New("admission: tags are not sorted, or one stands twice")
 	case !a.IPv4.Is4():
 		return nil, fmt.Errorf("admission: ipv4 %s is not IPv4", a.IPv4)
@@ -259,6 +261,16 @@ func parseAdmission(text string) (*Admission, error) {
 		return nil, errors.New("admission: not in canonical form")
 	}
 	return a, nil
+}
+
+// distinctSorted reports whether the tags ascend.
+func distinctSorted(tags []string) bool {
+	for i := 1; i < len(tags); i++ {
+		if tags[i-1] >= tags[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // parseUser reads "EMAIL ISSUER SUBJECT".
