@@ -19,6 +19,7 @@ type gate struct {
 	// set at construction
 	total, perSource, burst int
 	rate                    rate.Limit
+	maxSources, forgetful   int
 
 	// guarded by mu
 	mu      sync.Mutex
@@ -45,8 +46,8 @@ func (t turnedAway) String() string {
 	return [...]string{"pending", "source_pending", "source_rate"}[t]
 }
 
-// maxSources bounds the memory of the gate; forgetful is when it looks for
-// sources that it may forget.
+// maxSources bounds the memory of the gate, some 10 MiB; each time so many as
+// forgetful have come it looks for sources that it may forget.
 const (
 	maxSources = 1 << 16
 	forgetful  = 1 << 12
@@ -56,6 +57,7 @@ func newGate(cfg Config) *gate {
 	return &gate{
 		total: cfg.MaxPending, perSource: cfg.PendingPerSource,
 		rate: rate.Limit(cfg.ConnectRate), burst: cfg.ConnectBurst,
+		maxSources: maxSources, forgetful: forgetful,
 		sources: make(map[netip.Prefix]*source),
 	}
 }
@@ -71,10 +73,10 @@ func (g *gate) enter(addr net.Addr) (leave func(), reason turnedAway) {
 	}
 	src := g.sources[from]
 	if src == nil {
-		if n := len(g.sources); n >= forgetful && n%forgetful == 0 {
+		if n := len(g.sources); n >= g.forgetful && n%g.forgetful == 0 {
 			g.forget()
 		}
-		if len(g.sources) >= maxSources {
+		if len(g.sources) >= g.maxSources {
 			return nil, tooManyPending
 		}
 		src = &source{limiter: rate.NewLimiter(g.rate, g.burst)}

@@ -62,6 +62,7 @@ func TestGateLimits(t *testing.T) {
 func TestGateForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(Config{MaxPending: 10, PendingPerSource: 4, ConnectRate: 1, ConnectBurst: 2})
+		g.maxSources, g.forgetful = 1<<10, 1<<6
 		source := 0
 		next := func() bool {
 			source++
@@ -71,7 +72,7 @@ func TestGateForgets(t *testing.T) {
 			}
 			return leave != nil
 		}
-		for range maxSources {
+		for range g.maxSources {
 			if !next() {
 				t.Fatalf("source %d turned away", source)
 			}
@@ -79,8 +80,8 @@ func TestGateForgets(t *testing.T) {
 		if next() {
 			t.Error("more sources than the gate remembers")
 		}
-		if n := len(g.sources); n > maxSources {
-			t.Errorf("%d sources remembered, at most %d", n, maxSources)
+		if n := len(g.sources); n > g.maxSources {
+			t.Errorf("%d sources remembered, at most %d", n, g.maxSources)
 		}
 		time.Sleep(2 * time.Second) // their limits are whole again
 		if !next() || len(g.sources) != 1 {

@@ -171,7 +171,7 @@ func (d dribble) Read(b []byte) (int, error) {
 func TestManyStalledReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := relaytest.NewInMemory(t)
-		const n = 60
+		const n = 30
 		ids := members(r, n+2)
 		got := make(chan uint32, 1)
 		cfg := r.Config(ids[n])
@@ -197,7 +197,7 @@ func TestManyStalledReaders(t *testing.T) {
 		if c := r.Metric("writ_relay_clients"); c != n+2 {
 			t.Fatalf("%v clients, want %d", c, n+2)
 		}
-		for round := range uint32(30) {
+		for round := range uint32(15) {
 			for i := range n {
 				src.Send(ids[i].Public().NodeID(), transport(round, 9000))
 			}
