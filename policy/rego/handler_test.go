@@ -78,7 +78,7 @@ func TestHandlerRejects(t *testing.T) {
 
 // A bomb is refused for the limit it exceeds, and soon.
 func TestBombs(t *testing.T) {
-	limits := sandbox.Limits{Memory: 256 << 20, CPU: 3 * time.Second, Wall: 4 * time.Second}
+	limits := sandbox.Limits{Memory: 256 << 20, CPU: 2 * time.Second, Wall: 3 * time.Second}
 	loop := "some a in numbers.range(1, 3000)\n\tsome b in numbers.range(1, 3000)\n\tsome c in numbers.range(1, 3000)\n\ta + b + c < 0"
 	for _, v := range []struct {
 		name   string

@@ -126,7 +126,12 @@ func limit(s setup) error {
 		{"core", unix.RLIMIT_CORE, 0},
 		{"file size", unix.RLIMIT_FSIZE, 0},
 	} {
-		if err := unix.Prlimit(0, l.resource, &unix.Rlimit{Cur: l.value, Max: l.value}, nil); err != nil {
+		var have unix.Rlimit
+		if err := unix.Prlimit(0, l.resource, nil, &have); err != nil {
+			return fmt.Errorf("limit %s: %w", l.name, err)
+		}
+		value := min(l.value, have.Max) // a stricter limit from outside stays
+		if err := unix.Prlimit(0, l.resource, &unix.Rlimit{Cur: value, Max: value}, nil); err != nil {
 			return fmt.Errorf("limit %s: %w", l.name, err)
 		}
 	}

@@ -273,6 +273,62 @@ func TestWithoutMain(t *testing.T) {
 	}
 }
 
+// again runs one test in a process of its own, which finds the variable set.
+func again(name, variable string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+name+"$", "-test.v")
+	cmd.Env = []string{variable + "=1"}
+	return cmd
+}
+
+// TestWithoutSeccomp has a filter answer seccomp as a kernel without it does.
+func TestWithoutSeccomp(t *testing.T) {
+	if os.Getenv("WRIT_SANDBOX_WITHOUT") == "" {
+		if out, err := again("TestWithoutSeccomp", "WRIT_SANDBOX_WITHOUT").CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	err := filterCalls([]unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offsetCall},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_SECCOMP, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Start(t.Context(), Limits{})
+	want := "sandbox: filter system calls (seccomp): function not implemented: refusing to evaluate policy without it"
+	if c != nil || !errors.Is(err, ErrUnconfined) || err.Error() != want {
+		t.Errorf("got %v, %v; want %s", c, err, want)
+	}
+}
+
+// TestStricterLimits starts a child where its parent may open fewer files and
+// use less processor time than the child would allow itself.
+func TestStricterLimits(t *testing.T) {
+	if os.Getenv("WRIT_SANDBOX_STRICTER") == "" {
+		if out, err := again("TestStricterLimits", "WRIT_SANDBOX_STRICTER").CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	if err := unix.Prlimit(0, unix.RLIMIT_CPU, &unix.Rlimit{Cur: 10, Max: 10}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := dropRoot(); err != nil { // root may raise what it lowered
+		t.Fatal(err)
+	}
+	c := start(t, Limits{})
+	if got, err := c.Call(t.Context(), "echo", []byte("x")); err != nil || string(got) != "x" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	var cpu unix.Rlimit
+	if err := unix.Prlimit(c.cmd.Process.Pid, unix.RLIMIT_CPU, nil, &cpu); err != nil || cpu.Max != 10 {
+		t.Errorf("processor time: got %d s, %v; want 10", cpu.Max, err)
+	}
+}
+
 // TestOrphan kills a parent while its child is busy, and waits for the child
 // to go.
 func TestOrphan(t *testing.T) {
@@ -282,8 +338,7 @@ func TestOrphan(t *testing.T) {
 		c.Call(t.Context(), "spin", nil)
 		return
 	}
-	parent := exec.Command("/proc/self/exe", "-test.run=^TestOrphan$")
-	parent.Env = []string{"WRIT_SANDBOX_PARENT=1"}
+	parent := again("TestOrphan", "WRIT_SANDBOX_PARENT")
 	stdout, err := parent.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -293,9 +348,11 @@ func TestOrphan(t *testing.T) {
 	}
 	defer parent.Wait()
 	defer parent.Process.Kill()
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
+	lines, line := bufio.NewReader(stdout), ""
+	for !strings.HasPrefix(line, "child ") {
+		if line, err = lines.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(line, "child ")))
 	if err != nil {
