@@ -64,6 +64,10 @@ func (w *walk) visit(name string, d fs.DirEntry, err error) error {
 		return nil
 	}
 	at := Place{File: name}
+	odd := slices.ContainsFunc([]rune(name), func(r rune) bool { return !plainRune(r) })
+	if odd {
+		at.File = quoteName(name)
+	}
 	ext := strings.ToLower(path.Ext(name))
 	top, _, nested := strings.Cut(name, "/")
 	if !nested {
@@ -75,6 +79,8 @@ func (w *walk) visit(name string, d fs.DirEntry, err error) error {
 			return nil // a linked work tree's .git is a file; the others are not read here
 		}
 		w.problems.Add(at, "not a regular file (%s): a policy has no links, devices or the like", d.Type().Type())
+	case odd && (isPolicy || top == "data" || top == "generate"):
+		w.problems.Add(at, "the file's name has characters that do not show")
 	case top == "generate":
 		w.problems.Add(at, "generate is not enforced by this version: rules are not computed")
 	case isPolicy && hidden(name):

@@ -37,7 +37,7 @@
 //
 //	2,000 files, 16 MiB together      a network of 100,000 users needs 4 MiB
 //	2,000,000 syntax nodes            over all files, before evaluation
-//	50,000 items                      in one list or struct as written
+//	20,000 items                      in one list or struct as written
 //	1,000 tokens of nesting           brackets, operators, labels and selectors
 //	                                  on the way to one token; the parser and
 //	                                  the evaluator recurse over them
@@ -157,13 +157,18 @@ func evaluate(s *syntax) (out *value, err error) {
 			return nearestPlace(places, path), c.covers(path)
 		})...)
 		if len(c.problems) == 0 {
-			return nil, fmt.Errorf("evaluate policy: %w", err)
+			c.problems.Add(Place{}, "%s", clean(err.Error()))
 		}
 	}
 	if err := c.problems.Err(); err != nil {
 		return nil, err
 	}
-	return (&reader{files: s.names, labels: s.labels, places: places}).read(u, nil, Place{}), nil
+	// What was incomplete without the schema's defaults is looked at now, and
+	// the decoder may rely on the shape.
+	out = (&reader{files: s.names, labels: s.labels, places: places}).read(u, nil, Place{})
+	c = &checker{whole: true}
+	c.check(out, policyShape(), nil)
+	return out, c.problems.Err()
 }
 
 // covers reports whether a problem was told at path, above it or below it.

@@ -93,6 +93,7 @@ func (s *shape) want() string {
 
 // A checker compares values with shapes. It is told nothing of meaning.
 type checker struct {
+	whole    bool // whether a value that is not there is a problem, or CUE's to tell
 	problems Problems
 	paths    []string // where a problem was found, so that CUE's own is not told as well
 }
@@ -103,8 +104,8 @@ func (c *checker) add(path []string, p Problem) {
 }
 
 func (c *checker) check(v *value, s *shape, path []string) {
-	if v.kind == kindNone {
-		return // CUE says why
+	if v.kind == kindNone && !c.whole {
+		return
 	}
 	if !slices.Contains(s.kinds, v.kind) {
 		p := Problem{Place: v.place, Message: fmt.Sprintf("%s: want %s, not %s", pathText(path), s.want(), v.describe())}

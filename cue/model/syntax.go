@@ -18,9 +18,10 @@ import (
 // lists are below it; sixteen megabytes of "{}," are not.
 const maxNodes = 2_000_000
 
-// maxItems is how many items one list or struct may be written with: CUE's
-// evaluator takes time quadratic in it, some seconds at this number.
-const maxItems = 50_000
+// maxItems is how many items one list or struct may be written with. CUE's
+// evaluator takes time quadratic in it: a few seconds at this number, and at
+// 50,000 more than the child process has.
+const maxItems = 20_000
 
 // parseFiles parses every file and refuses what its syntax alone shows to be
 // wrong.

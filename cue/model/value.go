@@ -24,7 +24,7 @@ const (
 )
 
 func (k kind) String() string {
-	return [...]string{"nothing", "null", "true or false", "a number", "a string", "bytes", "a list", "a struct"}[k]
+	return [...]string{"no definite value", "null", "true or false", "a number", "a string", "bytes", "a list", "a struct"}[k]
 }
 
 func kindOf(k cue.Kind) kind {
