@@ -43,7 +43,7 @@ type Finding struct {
 	From   []string // in the policy's words
 	To     []string
 	Ports  []string
-	People int      // users among From
+	People []string // users among From, by e-mail address
 	Rules  []string // that allow; empty where access is missing
 	Sample Pair
 }

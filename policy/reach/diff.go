@@ -32,8 +32,8 @@ type Change struct {
 	Before time.Time `json:"before,omitzero"`  // when it ended before, where access was there and lasts longer or shorter
 	Kept   bool      `json:"kept,omitempty"`   // access is there before and after; only its end changes
 	Rules  []string  `json:"rules"`            // that give it: of the new policy for gains, of the old for losses
-	People int       `json:"people"`           // users among From
-	Nodes  int       `json:"nodes,omitempty"`  // of the inventory among To
+	People []string  `json:"people"`           // users among From, by e-mail address
+	Nodes  []string  `json:"nodes"`            // of the inventory among To, by name
 	Causes []Cause   `json:"causes,omitempty"` // filled in by whoever knows the places
 	Sample Pair      `json:"sample"`           // one pair of nodes and a port that changes
 }
@@ -252,18 +252,7 @@ func (g *grouping) changes(in map[string]*rectangles) []Change {
 				Ports: portText(r.ports, len(g.ports)), Until: r.verdict.Until, Kept: r.kept, Rules: r.rules,
 				Sample: Pair{g.nodes[g.classes[sources[0]][0]], g.nodes[g.classes[to[0]][0]], r.ports[0].Target},
 			}
-			people := map[string]bool{}
-			for i, is := range g.set(sources) {
-				if n := g.nodes[i]; is && n.User != "" && !n.Stranger {
-					people[n.User] = true
-				}
-			}
-			c.People = len(people)
-			for i, is := range g.set(to) {
-				if is && g.nodes[i].Real {
-					c.Nodes++
-				}
-			}
+			c.People, c.Nodes = g.people(g.set(sources)), g.real(g.set(to))
 			out = append(out, c)
 		}
 	}
@@ -275,6 +264,29 @@ func (g *grouping) changes(in map[string]*rectangles) []Change {
 			a.Until.Compare(b.Until), slices.Compare(a.Rules, b.Rules),
 		)
 	})
+	return out
+}
+
+// people are the users among the nodes, each once.
+func (g *grouping) people(set []bool) []string {
+	out := []string{}
+	for i, n := range g.nodes {
+		if set[i] && n.User != "" && !n.Stranger {
+			out = append(out, n.User)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// real are the nodes of the inventory among the nodes.
+func (g *grouping) real(set []bool) []string {
+	out := []string{}
+	for i, n := range g.nodes {
+		if set[i] && n.Real {
+			out = append(out, n.Name)
+		}
+	}
 	return out
 }
 

@@ -174,8 +174,8 @@ func portTexts(ports []acl.Ports) string {
 // people names who a finding is about, with a count where a group hides it.
 func people(f reach.Finding) string {
 	text := join(f.From)
-	if f.People > 0 && strings.Contains(text, "group:") {
-		return fmt.Sprintf("%s (%s)", text, plural(f.People, "person", "people"))
+	if len(f.People) > 0 && strings.Contains(text, "group:") {
+		return fmt.Sprintf("%s (%s)", text, plural(len(f.People), "person", "people"))
 	}
 	return text
 }

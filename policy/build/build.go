@@ -1,0 +1,271 @@
+// Package build is the walk from a policy tree to what is signed, in one
+// function. Start reading here.
+//
+//	1  policy/source     commit or directory → fs.FS (the caller's Tree)
+//	2  cue/model         CUE → model, in a sandboxed child
+//	3  policy/rego       guards compiled, in the child
+//	4  policy/compile    model → leaves, their tree
+//	5  policy/reach      leaves read back
+//	   policy/tester     the tests beside the policy
+//	   policy/reach      the difference to the revision before
+//	   policy/rego       guards of the revision before and of this one, in the child
+//
+// The leaves depend on the files alone: same files, same bytes, on any machine.
+// The verdict (difference, counts, guards) depends on the tree, the base and the
+// inventory. CI and sync call the same function: what was tested is what ships.
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/writmesh/writ/coordinator/key"
+	"github.com/writmesh/writ/coordinator/leaf"
+	"github.com/writmesh/writ/cue/model"
+	"github.com/writmesh/writ/policy/compile"
+	"github.com/writmesh/writ/policy/reach"
+	"github.com/writmesh/writ/policy/rego"
+	"github.com/writmesh/writ/policy/sandbox"
+	"github.com/writmesh/writ/policy/source"
+	"github.com/writmesh/writ/policy/tester"
+)
+
+// A Request says what to build.
+type Request struct {
+	Tree      source.Tree
+	Base      *Result          // of the revision before; nil when there is none
+	Inventory *reach.Inventory // nil when there is none
+	At        time.Time        // zero: the commit's time, or now for a directory
+	Limits    sandbox.Limits   // of the child; zero values are its defaults
+}
+
+// A Result is a tree built and judged.
+type Result struct {
+	Tree     source.Tree
+	At       time.Time
+	Source   key.Hash
+	Policy   *model.Policy
+	Leaves   []leaf.Leaf // sorted by name
+	Hashed   *leaf.Tree
+	Compiled *reach.Compiled
+
+	Tests      *tester.Result
+	Difference *reach.Difference // to the base; everything is gained where there is none
+	Guards     []Finding         // of this tree's guards, then of the base's that are not the same
+	Approvals  []Approval
+	guardFiles map[string][]byte
+}
+
+// A Finding is what a guard says.
+type Finding struct {
+	rego.Finding
+	Deny bool `json:"deny"` // otherwise it warns
+	Base bool `json:"base"` // a guard of the revision before
+}
+
+// An Approval is what a guard asks for.
+type Approval struct {
+	rego.Approval
+	Base bool `json:"base"`
+}
+
+// Denied are the findings of guards that forbid the revision.
+func (r *Result) Denied() (out []Finding) {
+	for _, f := range r.Guards {
+		if f.Deny {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// Child serves a build's child process and does not return there. It comes first
+// in the main function of every program, and the TestMain of every test, that
+// builds.
+func Child() {
+	sandbox.Main(map[string]sandbox.Handler{loadHandler: load, rego.HandlerName: rego.Handler})
+}
+
+// Build walks the whole way. The error is model.Problems, or a source.Refusal,
+// where the tree is at fault; failed tests, denials and approvals are in the
+// Result.
+func Build(ctx context.Context, req Request) (*Result, error) {
+	child, err := sandbox.Start(ctx, req.Limits)
+	if err != nil {
+		return nil, err
+	}
+	defer child.Close()
+	r, err := read(ctx, child, req)
+	if err != nil {
+		return nil, err
+	}
+	r.Tests = tester.Run(r.Policy, r.Compiled, req.Inventory, r.At)
+	if err := r.diff(req); err != nil {
+		return nil, err
+	}
+	if err := r.guard(ctx, child, req.Base); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Check walks the way as far as the leaves: it says what is wrong with a tree,
+// and asks neither tests nor guards.
+func Check(ctx context.Context, req Request) (*Result, error) {
+	child, err := sandbox.Start(ctx, req.Limits)
+	if err != nil {
+		return nil, err
+	}
+	defer child.Close()
+	return read(ctx, child, req)
+}
+
+// read is the steps 2 to 4, and the leaves read back.
+func read(ctx context.Context, child *sandbox.Child, req Request) (*Result, error) {
+	r := &Result{Tree: req.Tree, At: req.At}
+	if r.At.IsZero() {
+		r.At = time.Now()
+		if req.Tree.Commit != nil {
+			r.At = req.Tree.Commit.When
+		}
+	}
+	r.At = r.At.UTC().Truncate(time.Second)
+	var err error
+	if r.Source, err = source.SourceHash(req.Tree.FS); err != nil {
+		return nil, err
+	}
+	var problems model.Problems
+	r.Policy, err = callLoad(ctx, child, req.Tree)
+	if err != nil && !errors.As(err, &problems) {
+		return nil, err
+	}
+	if r.guardFiles, err = rego.Files(req.Tree.FS); err == nil {
+		err = rego.Check(ctx, child, r.guardFiles)
+	}
+	var more model.Problems
+	switch {
+	case errors.As(err, &more):
+		problems = append(problems, more...)
+	case err != nil:
+		return nil, err
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	if r.Leaves, err = compile.Leaves(r.Policy); err != nil {
+		return nil, err
+	}
+	if r.Hashed, err = leaf.TreeOf(r.Leaves); err != nil {
+		return nil, err
+	}
+	r.Compiled, err = reach.Read(r.Leaves)
+	return r, err
+}
+
+func (r *Result) diff(req Request) error {
+	var base *reach.Compiled
+	var basePolicy *model.Policy
+	if req.Base != nil {
+		base, basePolicy = req.Base.Compiled, req.Base.Policy
+	}
+	r.Difference = reach.Diff(base, r.Compiled, req.Inventory, r.At)
+	for i := range r.Difference.Gained {
+		c := &r.Difference.Gained[i]
+		c.Causes = reach.Causes(*c, basePolicy, r.Policy, r.At, base, r.Compiled, true)
+	}
+	for i := range r.Difference.Lost {
+		c := &r.Difference.Lost[i]
+		c.Causes = reach.Causes(*c, basePolicy, r.Policy, r.At, base, r.Compiled, false)
+	}
+	return nil
+}
+
+// guard runs this tree's guards and those of the revision before that this tree
+// does not have unchanged: a change cannot remove the guard that forbids it.
+func (r *Result) guard(ctx context.Context, child *sandbox.Child, base *Result) error {
+	input := rego.Input{Network: r.Policy, Diff: guardDifference(r.Difference)}
+	if c := r.Tree.Commit; c != nil {
+		input.Commit = rego.Commit{
+			Hash: c.Hash, Author: c.Author, Email: c.Email, Message: c.Message, Parents: slices.Clone(c.Parents), When: c.When,
+		}
+	}
+	sets := []struct {
+		files map[string][]byte
+		base  bool
+	}{{r.guardFiles, false}}
+	if base != nil {
+		sets = append(sets, struct {
+			files map[string][]byte
+			base  bool
+		}{notIn(base.guardFiles, r.guardFiles), true})
+	}
+	for _, set := range sets {
+		if len(set.files) == 0 {
+			continue
+		}
+		res, err := rego.Judge(ctx, child, set.files, input)
+		if err != nil {
+			if set.base {
+				return fmt.Errorf("guards of the revision before: %w", err)
+			}
+			return err
+		}
+		for _, f := range res.Deny {
+			r.Guards = append(r.Guards, Finding{f, true, set.base})
+		}
+		for _, f := range res.Warn {
+			r.Guards = append(r.Guards, Finding{f, false, set.base})
+		}
+		for _, a := range res.Approvals {
+			r.Approvals = append(r.Approvals, Approval{a, set.base})
+		}
+	}
+	return nil
+}
+
+// notIn are the guard files that the other set does not have unchanged. Guards
+// are files of their own and import nothing of each other; tests of guards do
+// not judge.
+func notIn(files, other map[string][]byte) map[string][]byte {
+	out := map[string][]byte{}
+	for name, b := range files {
+		if o, ok := other[name]; (!ok || string(o) != string(b)) && !strings.HasSuffix(name, "_test.rego") {
+			out[name] = b
+		}
+	}
+	return out
+}
+
+// guardDifference is the difference as guards see it: one entry for each source
+// and destination.
+func guardDifference(d *reach.Difference) (out rego.Difference) {
+	side := func(changes []reach.Change) ([]rego.Change, rego.Extent) {
+		list := []rego.Change{}
+		people, nodes := map[string]bool{}, map[string]bool{}
+		for _, c := range changes {
+			until := ""
+			if !c.Until.IsZero() {
+				until = c.Until.UTC().Format(time.RFC3339)
+			}
+			for _, from := range c.From {
+				for _, to := range c.To {
+					list = append(list, rego.Change{From: from, To: to, Ports: c.Ports, Until: until, Rules: c.Rules, People: c.People, Nodes: c.Nodes})
+				}
+			}
+			for _, p := range c.People {
+				people[p] = true
+			}
+			for _, n := range c.Nodes {
+				nodes[n] = true
+			}
+		}
+		return list, rego.Extent{Changes: len(list), People: len(people), Nodes: len(nodes)}
+	}
+	out.Gained, out.Counts.Gained = side(d.Gained)
+	out.Lost, out.Counts.Lost = side(d.Lost)
+	return out
+}
