@@ -28,6 +28,7 @@ var outside = map[string]string{
 var inside = []string{
 	"relay/", "coordinator/key", "coordinator/key/tlskey", "coordinator/leaf", "coordinator/trust",
 	"coordinator/papers", "coordinator/acl", "coordinator/netmap", "coordinator/wire",
+	"coordinator/follow", "coordinator/statefile", // it verifies and keeps documents as an agent does
 }
 
 func TestWhatTheRelayLinks(t *testing.T) {
