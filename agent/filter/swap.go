@@ -159,7 +159,6 @@ func (s *shard) swap(a *active, now int64, cut *Cut, resets []reset) []reset {
 		if fl.generation != a.generation {
 			fl.judge(a, now)
 		}
-		fl.end(now)
 		switch {
 		case fl.allowed:
 			cut.Kept++
