@@ -145,9 +145,10 @@ func (c *Child) Call(ctx context.Context, name string, request []byte) ([]byte, 
 		<-c.done
 		return nil, c.verdict()
 	}
-	// The handler is told to stop a little before the process is killed, so
-	// that it can say where it was.
-	head := call{name: name, budget: c.left - c.left/10}.head()
+	// The handler is told to stop before the process is killed, so that it can
+	// say where it was: a tenth before, and a second where there is time for it.
+	grace := max(c.left/10, min(time.Second, c.left/2))
+	head := call{name: name, budget: c.left - grace}.head()
 	t, answer, err := c.exchange(ctx, frameCall, head, request)
 	if err != nil {
 		return nil, err
