@@ -8,7 +8,9 @@ import (
 )
 
 const (
-	fragmentSets = 256 // of two packets each: MaxFlows of a table that is seldom used
+	// fragmentSets is how many sets of two packets there are: tunnels avoid
+	// fragments, and a burst of large datagrams has some tens on their way.
+	fragmentSets = 256
 	// fragmentLife is how long later fragments may follow, in nanoseconds. RFC
 	// 8200 section 4.5 lets a receiver wait 60 s; Linux waits 30 s.
 	fragmentLife = 30e9
@@ -67,7 +69,6 @@ func (f *Filter) fragment(q *query, b []byte) Verdict {
 		f.fragments.pass(f.secrets, q)
 		return v
 	}
-	// A fragment whose first is not known has the zero key, which no flow has.
 	k, ok, overlaps := f.fragments.find(f.secrets, q)
 	if overlaps {
 		return f.count(q, OverlapFragment)
