@@ -60,14 +60,14 @@ import (
 // A User is a person as an identity provider knows them. People write the
 // e-mail; the identity is (Issuer, Subject).
 type User struct {
-	Issuer  string // URL of the identity provider; empty where Git pins the node
+	Issuer  string // URL of the identity provider, or "git" where Git pins the node
 	Subject string // the provider's identifier; never reused
 	Email   string // lower case
 }
 
 // same reports whether two users are one person.
 func (u *User) same(o *User) bool {
-	return u != nil && o != nil && u.Subject != "" && u.Issuer == o.Issuer && u.Subject == o.Subject
+	return u != nil && o != nil && u.Issuer != "" && u.Subject != "" && u.Issuer == o.Issuer && u.Subject == o.Subject
 }
 
 // A Membership is a principal's place in a group, nesting already flattened.
