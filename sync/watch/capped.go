@@ -16,6 +16,7 @@ const maxErrorBody = 512
 // included, and takes no more from it than the limits.
 type capped struct {
 	origin *url.URL
+	limits limits
 	base   http.RoundTripper
 }
 
@@ -32,10 +33,11 @@ func (c *capped) RoundTrip(req *http.Request) (*http.Response, error) {
 	case res.StatusCode < 200 || res.StatusCode > 299:
 		res.Body = &body{ReadCloser: res.Body, left: maxErrorBody, over: io.EOF}
 	case strings.HasSuffix(req.URL.Path, "/info/refs"):
-		res.Body = &body{res.Body, MaxRefs, fmt.Errorf("%w: references have more than %d bytes", ErrLimit, MaxRefs)}
+		res.Body = &body{res.Body, c.limits.refs, fmt.Errorf("%w: references have more than %d bytes", ErrLimit, c.limits.refs)}
 	default:
-		// The side band adds five bytes to each 64 KiB, or to less.
-		const most = MaxPack + MaxPack/64
+		// The side band adds five bytes to each 64 KiB, or to less, and the
+		// answer begins with a few lines.
+		most := c.limits.pack + c.limits.pack/64 + 4096
 		res.Body = &body{res.Body, most, fmt.Errorf("%w: answer has more than %d bytes", ErrLimit, most)}
 	}
 	return res, nil

@@ -85,7 +85,7 @@ func (f *Follower) fetch(ctx context.Context) (string, error) {
 	f.mu.Lock()
 	f.history = h
 	f.mu.Unlock()
-	if f.store.packs() > maxPacks && h.ancestors(head, nil)[old] {
+	if f.store.packs() > f.limits.packs && h.ancestors(head, nil)[old] {
 		// The packs as they are will do, if this does not work.
 		if err := f.cloneAgain(ctx, head); err != nil {
 			f.log.Warn("gather packs of the policy repository", "err", err)

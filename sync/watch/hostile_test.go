@@ -58,6 +58,7 @@ func TestSmallPack(t *testing.T) {
 // Whatever a server sends, a fetch ends with an error that says why, the disk is
 // as before, and the memory used stays bounded.
 func TestHostileServer(t *testing.T) {
+	lim := limits{refs: 1 << 16, pack: 4 << 20, inflated: 16 << 20, chain: 12 << 20, packs: maxPacks}
 	head, objects := small(t)
 	good := makePack(objects...)
 	flipped := func(i int) []byte {
@@ -68,15 +69,15 @@ func TestHostileServer(t *testing.T) {
 	zeros := make([]byte, 1<<20)
 	blob := plumbing.BlobObject
 	_, base := rawID(t, "blob", []byte("base"))
-	var bomb []packed // small objects, each a delta to one of eight megabytes
+	var bomb []packed // after the first, each a delta of five bytes to eight megabytes
 	bomb = append(bomb, packed{kind: blob, data: []byte("base")})
 	result := []byte{4, 0x80, 0x80, 0x80, 4} // base of 4 bytes, result of 8 MiB
-	for range MaxInflated/MaxObject + 1 {
+	for range 2 {
 		bomb = append(bomb, packed{kind: plumbing.REFDeltaObject, data: result, base: base})
 	}
-	many := make([]packed, MaxInflated/MaxObject+1) // half a megabyte that stands for half a gigabyte
-	for i, big := 0, make([]byte, MaxObject); i < len(many); i++ {
-		many[i] = packed{kind: blob, data: big}
+	many := make([]packed, lim.inflated/(1<<20)+1) // some kilobytes that stand for megabytes
+	for i := range many {
+		many[i] = packed{kind: blob, data: zeros}
 	}
 	for name, tc := range map[string]struct {
 		h     hostile
@@ -128,7 +129,10 @@ func TestHostileServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.h.head = head
-			f := follow(t, serve(t, tc.h))
+			f, err := newFollower(Config{Remote: serve(t, tc.h), Branch: "main", Dir: t.TempDir()}, lim)
+			if err != nil {
+				t.Fatal(err)
+			}
 			before := leftOver(t, f)
 			got, err := f.Fetch(t.Context())
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -147,6 +151,15 @@ func TestHostileServer(t *testing.T) {
 				t.Errorf("files left: %q; before: %q", after, before)
 			}
 		})
+	}
+}
+
+// A pack without end, at the usual limit, is not held in memory.
+func TestEndlessPackInLittleMemory(t *testing.T) {
+	head, _ := small(t)
+	f := follow(t, serve(t, hostile{head: head, pack: func(w http.ResponseWriter, _ *http.Request) { endless(w, make([]byte, 1<<20)) }}))
+	if _, err := f.Fetch(t.Context()); !errors.Is(err, ErrLimit) {
+		t.Errorf("got %v, want %v", err, ErrLimit)
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -305,7 +318,7 @@ func TestRemotes(t *testing.T) {
 		{"http://git.acme.example/x", "file", "plain http"},
 		{"https://x/\ny", "", "space or control"},
 	} {
-		_, err := parseRemote(tc.remote, tc.credentials, nil)
+		_, err := parseRemote(tc.remote, tc.credentials, nil, usualLimits)
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 			t.Errorf("%q, credentials %q: got %v, want %q", tc.remote, tc.credentials, err, tc.want)
 		}
@@ -334,7 +347,7 @@ func FuzzPack(f *testing.F) {
 	f.Add(makePack(packed{kind: plumbing.BlobObject, data: []byte("x"), claim: 1 << 40}))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, pack []byte) {
-		err := storePack(t.Context(), dir, bytes.NewReader(pack))
+		err := storePack(t.Context(), dir, bytes.NewReader(pack), limits{pack: 1 << 20, inflated: 4 << 20, chain: 2 << 20})
 		if left, _ := filepath.Glob(filepath.Join(dir, "objects", "pack", temporary+"*")); len(left) > 0 {
 			t.Errorf("files left: %q", left)
 		}

@@ -20,7 +20,7 @@ const temporary = "fetch-"
 
 // storePack writes a pack that the remote sends into a store. A pack without
 // objects is none.
-func storePack(ctx context.Context, dir string, r io.Reader) error {
+func storePack(ctx context.Context, dir string, r io.Reader, lim limits) error {
 	into := filepath.Join(dir, "objects", "pack")
 	if err := os.MkdirAll(into, 0o700); err != nil {
 		return err
@@ -31,14 +31,14 @@ func storePack(ctx context.Context, dir string, r io.Reader) error {
 	}
 	defer os.Remove(f.Name()) // once moved, there is no such name
 	defer f.Close()
-	n, err := io.Copy(f, io.LimitReader(r, MaxPack+1))
+	n, err := io.Copy(f, io.LimitReader(r, lim.pack+1))
 	if err != nil {
 		return fmt.Errorf("receive pack: %w", err)
 	}
-	if n > MaxPack {
-		return fmt.Errorf("%w: pack is larger than %d bytes", ErrLimit, MaxPack)
+	if n > lim.pack {
+		return fmt.Errorf("%w: pack is larger than %d bytes", ErrLimit, lim.pack)
 	}
-	objects, err := inspect(ctx, f)
+	objects, err := inspect(ctx, f, lim)
 	if err != nil {
 		return fmt.Errorf("inspect pack: %w", err)
 	}
@@ -61,7 +61,7 @@ func storePack(ctx context.Context, dir string, r io.Reader) error {
 
 // inspect walks a pack from its beginning to its end, keeps nothing, and returns
 // the number of objects. What it accepts can be indexed within bounds.
-func inspect(ctx context.Context, r io.ReadSeeker) (objects uint32, err error) {
+func inspect(ctx context.Context, r io.ReadSeeker, lim limits) (objects uint32, err error) {
 	defer recovered(&err)
 	end, err := r.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -126,12 +126,12 @@ func inspect(ctx context.Context, r io.ReadSeeker) (objects uint32, err error) {
 			return 0, fmt.Errorf("object at %d is of unknown type %d", h.Offset, h.Type)
 		}
 		chain += size + h.Length
-		if chain > maxChain {
-			return 0, fmt.Errorf("%w: a chain of deltas has more than %d bytes", ErrLimit, maxChain)
+		if chain > lim.chain {
+			return 0, fmt.Errorf("%w: a chain of deltas has more than %d bytes", ErrLimit, lim.chain)
 		}
 		chains[h.Offset] = chain
-		if total += size; total > MaxInflated {
-			return 0, fmt.Errorf("%w: the pack's objects have more than %d bytes", ErrLimit, MaxInflated)
+		if total += size; total > lim.inflated {
+			return 0, fmt.Errorf("%w: the pack's objects have more than %d bytes", ErrLimit, lim.inflated)
 		}
 	}
 	if _, err := s.Checksum(); err != nil {

@@ -36,11 +36,12 @@ type remote struct {
 	endpoint    *transport.Endpoint
 	transport   transport.Transport
 	credentials string // file; "" if none
+	limits      limits
 }
 
 // parseRemote checks a remote's address. Which remotes there are is the package
 // comment's to say.
-func parseRemote(address, credentials string, roots *x509.CertPool) (*remote, error) {
+func parseRemote(address, credentials string, roots *x509.CertPool, lim limits) (*remote, error) {
 	if address == "" || address[0] == '-' {
 		return nil, fmt.Errorf("remote %.60q is empty or begins with a dash", address)
 	}
@@ -52,15 +53,15 @@ func parseRemote(address, credentials string, roots *x509.CertPool) (*remote, er
 	case !hasScheme && isSCP(address) || scheme == "ssh" || scheme == "git+ssh" || scheme == "ssh+git":
 		return nil, errors.New("remotes by ssh are not supported: there is no pinned host key to check yet; use https with a credentials file")
 	case !hasScheme:
-		return parsePath(address, credentials)
+		return parsePath(address, credentials, lim)
 	case scheme == "file":
 		u, err := url.Parse(address)
 		if err != nil || u.Host != "" && u.Host != "localhost" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || !filepath.IsAbs(u.Path) {
 			return nil, fmt.Errorf("remote %.200q is not file:///path", address)
 		}
-		return parsePath(u.Path, credentials)
+		return parsePath(u.Path, credentials, lim)
 	case scheme == "http" || scheme == "https":
-		return parseHTTP(address, credentials, roots)
+		return parseHTTP(address, credentials, roots, lim)
 	}
 	return nil, fmt.Errorf("remote has the scheme %.20q: want a path, file, http or https", scheme)
 }
@@ -72,7 +73,7 @@ func isSCP(address string) bool {
 	return ok && !strings.Contains(host, "/")
 }
 
-func parsePath(path, credentials string) (*remote, error) {
+func parsePath(path, credentials string, lim limits) (*remote, error) {
 	if credentials != "" {
 		return nil, errors.New("credentials are for http remotes; this one is a path")
 	}
@@ -84,6 +85,7 @@ func parsePath(path, credentials string) (*remote, error) {
 		name:      abs,
 		endpoint:  &transport.Endpoint{Protocol: "file", Path: abs},
 		transport: server.NewServer(loader{}),
+		limits:    lim,
 	}, nil
 }
 
@@ -98,7 +100,7 @@ func (loader) Load(ep *transport.Endpoint) (storer.Storer, error) {
 	return r.Storer, nil
 }
 
-func parseHTTP(address, credentials string, roots *x509.CertPool) (*remote, error) {
+func parseHTTP(address, credentials string, roots *x509.CertPool, lim limits) (*remote, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, errors.New("remote is not a URL") // the cause would repeat it, credentials and all
@@ -119,6 +121,7 @@ func parseHTTP(address, credentials string, roots *x509.CertPool) (*remote, erro
 	}
 	client := &http.Client{Transport: &capped{
 		origin: u,
+		limits: lim,
 		base: &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
 			DialContext:            (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
@@ -137,6 +140,7 @@ func parseHTTP(address, credentials string, roots *x509.CertPool) (*remote, erro
 		endpoint:    ep,
 		transport:   githttp.NewClient(client),
 		credentials: credentials,
+		limits:      lim,
 	}, nil
 }
 
@@ -180,8 +184,9 @@ func (r *remote) auth() (transport.AuthMethod, error) {
 
 // A session is one conversation with a remote: its references, then one pack.
 type session struct {
-	up   transport.UploadPackSession
-	refs *packp.AdvRefs
+	up     transport.UploadPackSession
+	refs   *packp.AdvRefs
+	limits limits
 }
 
 func (r *remote) session(ctx context.Context) (s session, err error) {
@@ -203,7 +208,7 @@ func (r *remote) session(ctx context.Context) (s session, err error) {
 		up.Close()
 		return session{}, fmt.Errorf("list references: %w", err)
 	}
-	return session{up, refs}, nil
+	return session{up, refs, r.limits}, nil
 }
 
 func (s session) close() { s.up.Close() }
@@ -248,5 +253,5 @@ func (s session) pack(ctx context.Context, dir, want string, have []string) (err
 	if req.Capabilities.Supports(capability.Sideband64k) {
 		r = sideband.NewDemuxer(sideband.Sideband64k, resp)
 	}
-	return storePack(ctx, dir, r)
+	return storePack(ctx, dir, r, s.limits)
 }

@@ -86,6 +86,14 @@ var (
 	ErrLimit = errors.New("limit exceeded")
 )
 
+// The limits that tests make smaller, so as to reach them soon.
+type limits struct {
+	refs, pack, inflated, chain int64
+	packs                       int
+}
+
+var usualLimits = limits{refs: MaxRefs, pack: MaxPack, inflated: MaxInflated, chain: maxChain, packs: maxPacks}
+
 // A Config says what to follow.
 type Config struct {
 	// Remote is a path, or a file://, http:// or https:// URL.
@@ -114,6 +122,7 @@ type Follower struct {
 	branch   plumbing.ReferenceName
 	store    store
 	interval time.Duration
+	limits   limits
 	log      *slog.Logger
 	wake     chan struct{} // holds at most one
 
@@ -137,8 +146,10 @@ type Status struct {
 
 // New makes a follower. It touches the state directory and not the network. A
 // head that an earlier follower noted is there again, if its store is whole.
-func New(cfg Config) (*Follower, error) {
-	r, err := parseRemote(cfg.Remote, cfg.Credentials, cfg.RootCAs)
+func New(cfg Config) (*Follower, error) { return newFollower(cfg, usualLimits) }
+
+func newFollower(cfg Config, lim limits) (*Follower, error) {
+	r, err := parseRemote(cfg.Remote, cfg.Credentials, cfg.RootCAs, lim)
 	if err != nil {
 		return nil, fmt.Errorf("follow remote: %w", err)
 	}
@@ -160,6 +171,7 @@ func New(cfg Config) (*Follower, error) {
 		branch:   branch,
 		store:    store{cfg.Dir},
 		interval: cfg.Interval,
+		limits:   lim,
 		log:      cfg.Log,
 		wake:     make(chan struct{}, 1),
 		status:   Status{Remote: r.name, Branch: cfg.Branch},

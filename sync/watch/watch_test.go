@@ -359,20 +359,26 @@ func TestDamagedStore(t *testing.T) {
 // After many fetches there are few packs.
 func TestPacksAreGathered(t *testing.T) {
 	repo := sourcetest.New(t)
-	f := follow(t, repo.Dir)
+	lim := usualLimits
+	lim.packs = 5
+	f, err := newFollower(Config{Remote: repo.Dir, Branch: "main", Dir: t.TempDir()}, lim)
+	if err != nil {
+		t.Fatal(err)
+	}
 	first := ""
-	for i := range maxPacks + 3 {
+	const fetches = 8
+	for i := range fetches {
 		c := repo.Commit(sourcetest.Commit{Files: files(fmt.Sprint(i))})
 		if first == "" {
 			first = c
 		}
 		mustFetch(t, f, c)
 	}
-	if n := f.store.packs(); n > 3 {
-		t.Errorf("got %d packs after %d fetches", n, maxPacks+3)
+	if n := f.store.packs(); n != 3 { // the sixth fetch gathered, two followed
+		t.Errorf("got %d packs after %d fetches, want 3", n, fetches)
 	}
-	if got, err := f.Commits(t.Context(), first, f.Head()); err != nil || len(got) != maxPacks+2 {
-		t.Errorf("got %d commits, %v; want %d", len(got), err, maxPacks+2)
+	if got, err := f.Commits(t.Context(), first, f.Head()); err != nil || len(got) != fetches-1 {
+		t.Errorf("got %d commits, %v; want %d", len(got), err, fetches-1)
 	}
 }
 
