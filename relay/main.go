@@ -100,7 +100,12 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	if err := run(ctx, f.Serve, unready{}, log); err != nil {
+	adm, err := admitterFor(f.Serve, log)
+	if err != nil {
+		fmt.Fprintln(stderr, "relay:", err)
+		return 2
+	}
+	if err := run(ctx, f.Serve, adm, log); err != nil {
 		log.Error("relay ends", "err", err)
 		return 2
 	}

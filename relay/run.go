@@ -13,8 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/writmesh/writ/coordinator/key"
-	"github.com/writmesh/writ/relay/frame"
+	"github.com/writmesh/writ/coordinator/papers"
 	"github.com/writmesh/writ/relay/internal/server"
 )
 
@@ -22,7 +21,7 @@ import (
 type Config struct {
 	State   string `required:"" placeholder:"DIR" help:"Directory of the relay's state."`
 	Listen  string `default:":443" placeholder:"ADDR" help:"Where nodes connect, TCP (${default})."`
-	Join    string `placeholder:"STRING" help:"The network's join string, as agents are given it."`
+	Join    string `required:"" placeholder:"STRING" help:"The network's join string, as agents are given it."`
 	Metrics string `placeholder:"ADDR" help:"Serve Prometheus metrics at http://ADDR/metrics."`
 }
 
@@ -34,16 +33,20 @@ type admitter interface {
 	Follow(ctx context.Context, changed func()) error
 }
 
-// unready admits nobody, because it knows no network.
-type unready struct{}
+// version is stamped by the linker.
+var version = "devel"
 
-func (unready) Admit(key.IdentityPublic, []byte) (time.Time, error) {
-	return time.Time{}, &frame.Refusal{Kind: frame.NotReady}
-}
-
-func (unready) Follow(ctx context.Context, _ func()) error {
-	<-ctx.Done()
-	return nil
+// admitterFor makes the admitter of the network that the join string names.
+func admitterFor(cfg Config, log *slog.Logger) (admitter, error) {
+	join, err := papers.ParseJoinString(cfg.Join)
+	if err != nil {
+		return nil, err
+	}
+	identity, err := loadIdentity(cfg.State)
+	if err != nil {
+		return nil, err
+	}
+	return newNetwork(cfg.State, join, identity, log)
 }
 
 // run serves until ctx is done, and then drains.

@@ -269,3 +269,20 @@ func guardDifference(d *reach.Difference) (out rego.Difference) {
 	out.Lost, out.Counts.Lost = side(d.Lost)
 	return out
 }
+
+// AtFault tells a tree that is at fault, which trying again does not mend, from
+// a build that could not be done. Text has every problem with its place.
+func AtFault(err error) (text string, is bool) {
+	var problems model.Problems
+	var refusal *source.Refusal
+	var failure *sandbox.Failure
+	switch {
+	case errors.As(err, &problems):
+		return problems.Error(), true
+	case errors.As(err, &refusal):
+		return refusal.Error(), true
+	case errors.As(err, &failure):
+		return failure.Error(), true
+	}
+	return "", false
+}
