@@ -106,7 +106,8 @@ type Have struct {
 	Peers     map[key.NodeID]Serials
 }
 
-// Serials are those of the papers held of one peer.
+// Serials are those of the papers held of one peer; zero for a peer whose
+// principals are not all proved, so that it is proved again.
 type Serials struct{ Admission, Record int64 }
 
 // Have says what the state holds.
@@ -122,9 +123,22 @@ func (s *State) Have() Have {
 		h.Admission = s.admission.Serial
 	}
 	for id, p := range s.peers {
-		h.Peers[id] = Serials{p.admission.Serial, p.record.Serial}
+		h.Peers[id] = Serials{}
+		if s.proves(p.admission) {
+			h.Peers[id] = Serials{p.admission.Serial, p.record.Serial}
+		}
 	}
 	return h
+}
+
+// proves reports whether each principal of a node is held, present or absent.
+func (s *State) proves(a *papers.Admission) bool {
+	for _, p := range a.Principals() {
+		if s.held[leaf.PrincipalName(p)] == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // digest is of the leaves required under the revision held.

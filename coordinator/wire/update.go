@@ -14,6 +14,10 @@ const (
 	// several: the revision with what its adoption requires, then peers.
 	MaxMessage = 8 << 20
 
+	// MaxPublish is the largest PublishRequest in bytes: the leaves, change list
+	// and origins of a whole large policy at once.
+	MaxPublish = 64 << 20
+
 	// AliveEvery is how long a stream is silent before it says that it lives.
 	AliveEvery = 30 * time.Second
 

@@ -17,7 +17,8 @@
 //                      the roots and manifests, which are not secret
 //   Publisher service  one of the policy or admission keys of the newest root
 //
-// Every message is at most 8 MiB. A stream that has been silent for 30 s carries
+// Every message is at most 8 MiB, a PublishRequest 64 MiB. Messages are not
+// compressed. A stream that has been silent for 30 s carries
 // a message with nothing set but alive; a reader that hears nothing for 90 s
 // says so and calls again. Streams and calls end with the codes of Connect:
 //
@@ -329,6 +330,8 @@ func (x *FollowRequest) GetEverything() bool {
 	return false
 }
 
+// PeerHave is a peer whose papers are held; with no serials, one that is held
+// and not proved, whose papers and proofs are to be sent again.
 type PeerHave struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Node            []byte                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // id, 32 bytes
@@ -1140,7 +1143,8 @@ type NewestResponse struct {
 	RootVersion   int64                  `protobuf:"varint,1,opt,name=root_version,json=rootVersion,proto3" json:"root_version,omitempty"`
 	Manifest      []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"` // the note
 	Ended         []byte                 `protobuf:"bytes,3,opt,name=ended,proto3" json:"ended,omitempty"`
-	Log           int64                  `protobuf:"varint,4,opt,name=log,proto3" json:"log,omitempty"` // highest log number of the admissions stored
+	Log           int64                  `protobuf:"varint,4,opt,name=log,proto3" json:"log,omitempty"`  // highest log number below which no admission lacks
+	Lost          []string               `protobuf:"bytes,5,rep,name=lost,proto3" json:"lost,omitempty"` // leaves whose content a damaged store has lost
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1201,6 +1205,13 @@ func (x *NewestResponse) GetLog() int64 {
 		return x.Log
 	}
 	return 0
+}
+
+func (x *NewestResponse) GetLost() []string {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
 }
 
 type FollowJoinsRequest struct {
@@ -1602,12 +1613,13 @@ const file_coordinator_wire_wire_proto_rawDesc = "" +
 	"\x0fPutEndedRequest\x12\x14\n" +
 	"\x05ended\x18\x01 \x01(\fR\x05ended\"\x12\n" +
 	"\x10PutEndedResponse\"\x0f\n" +
-	"\rNewestRequest\"w\n" +
+	"\rNewestRequest\"\x8b\x01\n" +
 	"\x0eNewestResponse\x12!\n" +
 	"\froot_version\x18\x01 \x01(\x03R\vrootVersion\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x14\n" +
 	"\x05ended\x18\x03 \x01(\fR\x05ended\x12\x10\n" +
-	"\x03log\x18\x04 \x01(\x03R\x03log\"\x14\n" +
+	"\x03log\x18\x04 \x01(\x03R\x03log\x12\x12\n" +
+	"\x04lost\x18\x05 \x03(\tR\x04lost\"\x14\n" +
 	"\x12FollowJoinsRequest\"n\n" +
 	"\tJoinEvent\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\fR\bidentity\x12\x12\n" +

@@ -17,7 +17,8 @@
 //                      the roots and manifests, which are not secret
 //   Publisher service  one of the policy or admission keys of the newest root
 //
-// Every message is at most 8 MiB. A stream that has been silent for 30 s carries
+// Every message is at most 8 MiB, a PublishRequest 64 MiB. Messages are not
+// compressed. A stream that has been silent for 30 s carries
 // a message with nothing set but alive; a reader that hears nothing for 90 s
 // says so and calls again. Streams and calls end with the codes of Connect:
 //
@@ -102,8 +103,9 @@ type AgentClient interface {
 	Join(context.Context, *connect.Request[wire.JoinRequest]) (*connect.Response[wire.JoinResponse], error)
 	// Follow streams what the node lacks, then "caught up", then every change that
 	// concerns it. Before it is admitted, that is the roots, the newest revision's
-	// network and relays, and its admission when there is one. A slow reader gets
-	// the newest state, never a backlog.
+	// network and relays, the ended list, and its admission when there is one. A
+	// slow reader gets the newest state, never a backlog. A node on the ended list
+	// gets the roots and that list, and then permission_denied.
 	Follow(context.Context, *connect.Request[wire.FollowRequest]) (*connect.ServerStreamForClient[wire.Update], error)
 	// PutRecord replaces the node's record; a lower serial is refused.
 	PutRecord(context.Context, *connect.Request[wire.PutRecordRequest]) (*connect.Response[wire.PutRecordResponse], error)
@@ -186,8 +188,9 @@ type AgentHandler interface {
 	Join(context.Context, *connect.Request[wire.JoinRequest]) (*connect.Response[wire.JoinResponse], error)
 	// Follow streams what the node lacks, then "caught up", then every change that
 	// concerns it. Before it is admitted, that is the roots, the newest revision's
-	// network and relays, and its admission when there is one. A slow reader gets
-	// the newest state, never a backlog.
+	// network and relays, the ended list, and its admission when there is one. A
+	// slow reader gets the newest state, never a backlog. A node on the ended list
+	// gets the roots and that list, and then permission_denied.
 	Follow(context.Context, *connect.Request[wire.FollowRequest], *connect.ServerStream[wire.Update]) error
 	// PutRecord replaces the node's record; a lower serial is refused.
 	PutRecord(context.Context, *connect.Request[wire.PutRecordRequest]) (*connect.Response[wire.PutRecordResponse], error)
@@ -339,7 +342,8 @@ func (UnimplementedRelayHandler) Follow(context.Context, *connect.Request[wire.F
 type PublisherClient interface {
 	// Publish stores a revision. It is refused unless its documents verify to
 	// threshold, its leaves are those of its tree, its prev is the newest manifest
-	// stored, and it comes after it.
+	// stored, and it comes after it. The newest revision may be published again:
+	// that changes nothing but gives back what a damaged store has lost.
 	Publish(context.Context, *connect.Request[wire.PublishRequest]) (*connect.Response[wire.PublishResponse], error)
 	// PutEnded stores a newer ended list.
 	PutEnded(context.Context, *connect.Request[wire.PutEndedRequest]) (*connect.Response[wire.PutEndedResponse], error)
@@ -350,9 +354,12 @@ type PublisherClient interface {
 	FollowJoins(context.Context, *connect.Request[wire.FollowJoinsRequest]) (*connect.ServerStreamForClient[wire.JoinEvent], error)
 	// Decide answers a join request with an admission or a refusal, and stores
 	// admissions that answer none (a renewal, or a log replayed into an empty
-	// store).
+	// store). Each admission follows the one before it in the log, and the revision
+	// under which it was decided is published first; otherwise it is aborted.
 	Decide(context.Context, *connect.Request[wire.DecideRequest]) (*connect.Response[wire.DecideResponse], error)
-	// FollowAcks streams the newest acknowledgement of each node, then each new one.
+	// FollowAcks streams the newest acknowledgement and the presence of each node,
+	// then each change. A coordinator that started anew has neither until the node
+	// calls: nodes acknowledge again on every stream.
 	FollowAcks(context.Context, *connect.Request[wire.FollowAcksRequest]) (*connect.ServerStreamForClient[wire.AckEvent], error)
 }
 
@@ -450,7 +457,8 @@ func (c *publisherClient) FollowAcks(ctx context.Context, req *connect.Request[w
 type PublisherHandler interface {
 	// Publish stores a revision. It is refused unless its documents verify to
 	// threshold, its leaves are those of its tree, its prev is the newest manifest
-	// stored, and it comes after it.
+	// stored, and it comes after it. The newest revision may be published again:
+	// that changes nothing but gives back what a damaged store has lost.
 	Publish(context.Context, *connect.Request[wire.PublishRequest]) (*connect.Response[wire.PublishResponse], error)
 	// PutEnded stores a newer ended list.
 	PutEnded(context.Context, *connect.Request[wire.PutEndedRequest]) (*connect.Response[wire.PutEndedResponse], error)
@@ -461,9 +469,12 @@ type PublisherHandler interface {
 	FollowJoins(context.Context, *connect.Request[wire.FollowJoinsRequest], *connect.ServerStream[wire.JoinEvent]) error
 	// Decide answers a join request with an admission or a refusal, and stores
 	// admissions that answer none (a renewal, or a log replayed into an empty
-	// store).
+	// store). Each admission follows the one before it in the log, and the revision
+	// under which it was decided is published first; otherwise it is aborted.
 	Decide(context.Context, *connect.Request[wire.DecideRequest]) (*connect.Response[wire.DecideResponse], error)
-	// FollowAcks streams the newest acknowledgement of each node, then each new one.
+	// FollowAcks streams the newest acknowledgement and the presence of each node,
+	// then each change. A coordinator that started anew has neither until the node
+	// calls: nodes acknowledge again on every stream.
 	FollowAcks(context.Context, *connect.Request[wire.FollowAcksRequest], *connect.ServerStream[wire.AckEvent]) error
 }
 
