@@ -238,6 +238,20 @@ func (f *Follower) Commit(commit string) (source.Commit, error) {
 	return c, f.note(h, commit, err)
 }
 
+// Blamer tells the origins of lines as of a commit in the store, by its full
+// hash. It reads the store that is in use now; if a fetch puts another in its
+// place it may fail, and never answers falsely.
+func (f *Follower) Blamer(commit string) (*source.Blamer, error) {
+	f.swapping.RLock()
+	defer f.swapping.RUnlock()
+	h, err := f.current()
+	if err != nil {
+		return nil, err
+	}
+	b, err := h.repo.Blamer(commit)
+	return b, f.note(h, commit, err)
+}
+
 // Commits returns every commit that to reaches and from does not, through all
 // parents of every merge, parents before children. An empty from stands for
 // before the beginning. If to does not descend from from the error is

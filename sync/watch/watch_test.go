@@ -103,6 +103,11 @@ func TestFollow(t *testing.T) {
 			wantFile(t, f, c1, "one")
 			wantFile(t, f, side, "side")
 			wantFile(t, f, merge, "merged")
+			if b, err := f.Blamer(merge); err != nil {
+				t.Error(err)
+			} else if o, err := b.LastChanged("teams/a.cue", 1); err != nil || o.Commit != c1 {
+				t.Errorf("LastChanged: got %+v, %v; want commit %s", o, err, c1)
+			}
 			got, err := f.Commits(t.Context(), c1, merge)
 			if want := []string{c2, side, merge}; err != nil || !slices.Equal(ids(got), want) {
 				t.Errorf("Commits: got %v, %v; want %v", ids(got), err, want)
