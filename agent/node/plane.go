@@ -1,10 +1,8 @@
 package node
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -141,8 +139,4 @@ func (p *plane) close() {
 	p.mu.Unlock()
 	p.tunnel.Close() // closes the stack
 	p.relays.Close()
-}
-
-func (p *plane) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	return p.stack.Dial(ctx, network, addr)
 }

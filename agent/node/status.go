@@ -151,7 +151,7 @@ func who(s *acl.Subject) (out []string) {
 // Whois implements localapi.Agent. An address of this machine with a port is
 // looked up among the connections that are handed to local servers.
 func (a *Agent) Whois(ap netip.AddrPort) (*localapi.Whois, error) {
-	if remote, ok := a.handed(ap); ok {
+	if remote, ok := a.handed.find(ap); ok {
 		ap = remote
 	}
 	n, _ := a.control.Netmap()

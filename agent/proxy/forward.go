@@ -44,6 +44,15 @@ func ParseForward(s string) (Forward, error) {
 
 func (f Forward) String() string { return fmt.Sprintf("tcp/%d=%s", f.Port, f.Target) }
 
+// Peer is, in the context that a Forwarder's dial gets, the address of the mesh
+// that the connection comes from.
+func Peer(ctx context.Context) (net.Addr, bool) {
+	a, ok := ctx.Value(peerKey{}).(net.Addr)
+	return a, ok
+}
+
+type peerKey struct{}
+
 // A Forwarder serves Forwards.
 type Forwarder struct {
 	// set at construction
@@ -74,7 +83,7 @@ func (f *Forwarder) Stats() Stats { return f.gate.stats() }
 // resets what is open and waits for it. It returns nil when ctx ended.
 func (f *Forwarder) Serve(ctx context.Context, ln net.Listener, target netip.AddrPort) error {
 	return f.gate.serve(ctx, ln, func(ctx context.Context, c *client) {
-		dctx, cancel := context.WithTimeout(ctx, f.limit.dial)
+		dctx, cancel := context.WithTimeout(context.WithValue(ctx, peerKey{}, c.RemoteAddr()), f.limit.dial)
 		conn, err := f.dial(dctx, "tcp", target.String())
 		cancel()
 		if err != nil {
