@@ -168,7 +168,7 @@ func TestQueueAgainstModel(t *testing.T) {
 		var model []packet
 		var want Stats
 		isOpen := true
-		for step := range 3000 {
+		for step := range 1500 {
 			switch rng.IntN(20) {
 			case 0:
 				if isOpen {

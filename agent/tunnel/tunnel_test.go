@@ -219,7 +219,7 @@ func TestNewRefuses(t *testing.T) {
 func TestTransferBothWays(t *testing.T) {
 	size := 100 << 20
 	if testing.Short() || raceEnabled {
-		size = 10 << 20
+		size = 3 << 20
 	}
 	_, a, b := pair(t)
 	client, server := connect(t, a, b)
