@@ -308,6 +308,9 @@ func TestCheckRefuses(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", name, err, want)
 		}
 	}
+	if _, _, err := (Proof{}).Check(key.HashOf(nil), 1, "x"); err == nil || !strings.HasSuffix(err.Error(), "empty, but the tree is not") {
+		t.Errorf("size 1 under the empty root: got %v", err)
+	}
 	if _, _, err := (Proof{}).Check(key.Hash{}, 0, "x"); err == nil || !strings.HasSuffix(err.Error(), "empty, but the tree is not") {
 		t.Errorf("size 0 under another root: got %v", err)
 	}
