@@ -207,4 +207,3 @@ func lock(dir string) (unlock func(), err error) {
 	f.WriteString(strconv.Itoa(os.Getpid()) + "\n")
 	return func() { f.Close() }, nil
 }
-

@@ -1,0 +1,371 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/writmesh/writ/agent/localapi"
+	"github.com/writmesh/writ/agent/node"
+	"github.com/writmesh/writ/agent/proxy"
+	"github.com/writmesh/writ/coordinator/papers"
+)
+
+// flags is the command line.
+type flags struct {
+	State  string `placeholder:"DIR" help:"The agent's state directory."`
+	Socket string `placeholder:"PATH" help:"The agent's local API (default DIR/agent.sock)."`
+
+	Up     upCmd     `cmd:"" help:"Run the agent until it is told to go down."`
+	Status statusCmd `cmd:"" help:"Show the node, its peers, relays and coordinator."`
+	Ping   pingCmd   `cmd:"" help:"Send an echo to a peer through the mesh."`
+	Whois  whoisCmd  `cmd:"" help:"Say who has an address of the mesh, or is behind a forwarded connection."`
+	ID     idCmd     `cmd:"" name:"id" help:"Print the node's identity key, as the policy pins it."`
+	Down   downCmd   `cmd:"" help:"End the running agent."`
+}
+
+// env is what commands act on.
+type env struct {
+	ctx            context.Context
+	stdout, stderr io.Writer
+	state, socket  string
+}
+
+// errNo is an answer that is no: exit code 1.
+type errNo struct{ error }
+
+func (e errNo) Unwrap() error { return e.error }
+
+// command is the program, without the process around it.
+func command(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+	var f flags
+	asked := false
+	parser, err := kong.New(&f, kong.Name("agent"), kong.Writers(stdout, stderr), kong.UsageOnError(),
+		kong.Description("Makes a machine a node of a Writ network."), kong.Exit(func(int) { asked = true; panic(errHelp) }))
+	if err != nil {
+		fmt.Fprintln(stderr, "agent:", err)
+		return 2
+	}
+	if len(args) == 0 {
+		parser.Stdout = stderr
+		args = []string{"--help"}
+		defer func() { code = 2 }()
+	}
+	parsed, err := parse(parser, args)
+	if asked {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "agent:", err)
+		return 2
+	}
+	e := &env{ctx: ctx, stdout: stdout, stderr: stderr, state: f.State, socket: f.Socket}
+	if e.state == "" {
+		e.state = defaultState()
+	}
+	if e.socket == "" {
+		e.socket = filepath.Join(e.state, localapi.SocketName)
+	}
+	err = parsed.Run(e)
+	var no errNo
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &no):
+		fmt.Fprintln(stderr, "agent:", err)
+		return 1
+	default:
+		fmt.Fprintln(stderr, "agent:", err)
+		return 2
+	}
+}
+
+var errHelp = errors.New("help was printed")
+
+// parse turns kong's way to end after help into a return.
+func parse(p *kong.Kong, args []string) (c *kong.Context, err error) {
+	defer func() {
+		if r := recover(); r != nil && r != any(errHelp) {
+			panic(r)
+		}
+	}()
+	return p.Parse(args)
+}
+
+// defaultState is where an agent keeps its state that is told nothing else.
+func defaultState() string {
+	if dir := os.Getenv("STATE_DIRECTORY"); dir != "" {
+		return dir
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "writ")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return filepath.Join(os.TempDir(), "writ")
+	}
+	return filepath.Join(home, ".local", "state", "writ")
+}
+
+type upCmd struct {
+	Join       string   `placeholder:"STRING" help:"The network's join string, or the name of a file with it."`
+	Name       string   `placeholder:"NAME" help:"The name to ask for (default: this machine's)."`
+	SecretFile string   `placeholder:"FILE" help:"Enrolment secret."`
+	Userspace  bool     `help:"Run without privileges and without a network interface."`
+	Proxy      string   `default:"127.0.0.1:1055" placeholder:"ADDR" help:"Where the proxy listens, SOCKS5 and HTTP (${default})."`
+	Forward    []string `placeholder:"SPEC" help:"Hand a port of the mesh address to a local server: tcp/PORT=ADDRESS:PORT."`
+	Log        string   `default:"info" enum:"debug,info,warn,error" help:"Log level (${default})."`
+}
+
+func (u *upCmd) Run(e *env) error {
+	if !u.Userspace {
+		return errors.New("this version runs without a network interface only: say --userspace")
+	}
+	join, err := u.join(e.state)
+	if err != nil {
+		return err
+	}
+	cfg := node.Config{Dir: e.state, Socket: e.socket, Join: join, Name: u.Name, Proxy: u.Proxy, Version: version}
+	if cfg.Name == "" {
+		if cfg.Name, err = hostLabel(); err != nil {
+			return err
+		}
+	}
+	if file := u.SecretFile; file != "" || join.Secret != "" {
+		if file == "" {
+			file = join.Secret
+		}
+		if cfg.Secret, err = readSecret(file); err != nil {
+			return err
+		}
+	}
+	for _, s := range u.Forward {
+		f, err := proxy.ParseForward(s)
+		if err != nil {
+			return err
+		}
+		cfg.Forwards = append(cfg.Forwards, f)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(u.Log)); err != nil {
+		return err
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
+	return node.Run(e.ctx, cfg)
+}
+
+// join is the join string of the command line, or the one kept from before; what
+// is given is kept.
+func (u *upCmd) join(dir string) (j papers.JoinString, err error) {
+	kept := filepath.Join(dir, "join")
+	text := u.Join
+	switch {
+	case text == "":
+		b, err := os.ReadFile(kept)
+		if err != nil {
+			return j, fmt.Errorf("which network? give its join string with --join: %w", err)
+		}
+		text = string(b)
+	case !strings.HasPrefix(text, "writ"):
+		b, err := os.ReadFile(text)
+		if err != nil {
+			return j, fmt.Errorf("join string: %w", err)
+		}
+		text = string(b)
+	}
+	if j, err = papers.ParseJoinString(text); err != nil || u.Join == "" {
+		return j, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return j, err
+	}
+	return j, os.WriteFile(kept, []byte(j.String()+"\n"), 0o600)
+}
+
+// readSecret reads an enrolment secret from a file that others cannot read.
+func readSecret(file string) (s papers.EnrolSecret, err error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return s, fmt.Errorf("enrolment secret: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return s, fmt.Errorf("enrolment secret: %s can be read by others (mode %04o): chmod 600 it", file, info.Mode().Perm())
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return s, fmt.Errorf("enrolment secret: %w", err)
+	}
+	if s, err = papers.ParseEnrolSecret(string(b)); err != nil {
+		return s, fmt.Errorf("%s: %w", file, err)
+	}
+	return s, nil
+}
+
+// hostLabel is this machine's name as a DNS label.
+func hostLabel() (string, error) {
+	h, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("this machine's name: %w", err)
+	}
+	h, _, _ = strings.Cut(strings.ToLower(h), ".")
+	return h, nil
+}
+
+type idCmd struct{}
+
+func (idCmd) Run(e *env) error {
+	k, err := node.Identity(e.state)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(e.stdout, k.Public())
+	return nil
+}
+
+type statusCmd struct {
+	JSON bool `name:"json" help:"Print JSON."`
+	Wait bool `help:"Wait until the node is up."`
+}
+
+func (s *statusCmd) Run(e *env) error {
+	c := localapi.Dial(e.socket)
+	st, err := c.Status(e.ctx, -1)
+	for err == nil && s.Wait && st.State != "up" {
+		st, err = c.Status(e.ctx, st.Version)
+	}
+	if err != nil {
+		return errNo{err}
+	}
+	if s.JSON {
+		enc := json.NewEncoder(e.stdout)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(st); err != nil {
+			return err
+		}
+	} else {
+		printStatus(e.stdout, st)
+	}
+	if st.State != "up" {
+		return errNo{fmt.Errorf("the node is not up: %s", st.Why)}
+	}
+	return nil
+}
+
+func printStatus(out io.Writer, st *localapi.Status) {
+	if st.State == "up" {
+		fmt.Fprintf(out, "%s  %s  %s\n", st.Name, strings.Join(st.Who, " "), addrs(st.Addrs))
+	} else {
+		fmt.Fprintf(out, "%s: %s\n", st.State, st.Why)
+	}
+	if st.Seq != 0 {
+		fmt.Fprintf(out, "revision     %s (%d, %d)\n", short(st.Commit), st.Epoch, st.Seq)
+	}
+	switch c := st.Coordinator; {
+	case c.Addr != "":
+		fmt.Fprintf(out, "coordinator  %s, connected since %s\n", c.Addr, c.Since.UTC().Format("2006-01-02 15:04 UTC"))
+	case c.Error != "":
+		fmt.Fprintf(out, "coordinator  none: %s\n", c.Error)
+	default:
+		fmt.Fprintln(out, "coordinator  none yet")
+	}
+	for _, r := range st.Relays {
+		home := ""
+		if r.Home {
+			home = ", home"
+		}
+		fmt.Fprintf(out, "relay        %s %s, %s%s\n", r.Name, r.Addr, r.State, home)
+	}
+	if st.Proxy != "" {
+		fmt.Fprintf(out, "proxy        %s (SOCKS5, HTTP)\n", st.Proxy)
+	}
+	if len(st.Peers) > 0 {
+		fmt.Fprintln(out)
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "peer\twho\taddress\tpath\thandshake")
+		for _, p := range st.Peers {
+			shake := "-"
+			if !p.Handshake.IsZero() {
+				shake = time.Since(p.Handshake).Round(time.Second).String() + " ago"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, strings.Join(p.Who, " "), p.Addrs[0], p.Path, shake)
+		}
+		w.Flush()
+	}
+	for _, n := range st.Nobodies {
+		fmt.Fprintf(out, "not a peer   %s: %s\n", n.Name, n.Why)
+	}
+	for _, a := range st.Alarms {
+		fmt.Fprintf(out, "alarm        %s\n", a.Text)
+	}
+}
+
+func addrs[A fmt.Stringer](list []A) string {
+	var out []string
+	for _, a := range list {
+		out = append(out, a.String())
+	}
+	return strings.Join(out, " ")
+}
+
+func short(commit string) string { return commit[:min(7, len(commit))] }
+
+type pingCmd struct {
+	Peer string `arg:"" help:"A peer's name or address."`
+}
+
+func (p *pingCmd) Run(e *env) error {
+	pong, err := localapi.Dial(e.socket).Ping(e.ctx, p.Peer)
+	if err != nil {
+		return errNo{err}
+	}
+	fmt.Fprintf(e.stdout, "pong from %s (%s) via %s in %s\n", pong.Name, pong.Addr, pong.Path, pong.RTT.Round(10*time.Microsecond))
+	return nil
+}
+
+type whoisCmd struct {
+	Addr string `arg:"" help:"IP or IP:PORT."`
+	JSON bool   `name:"json" help:"Print JSON."`
+}
+
+func (w *whoisCmd) Run(e *env) error {
+	who, err := localapi.Dial(e.socket).Whois(e.ctx, w.Addr)
+	if err != nil {
+		return errNo{err}
+	}
+	if w.JSON {
+		enc := json.NewEncoder(e.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(who)
+	}
+	fmt.Fprintf(e.stdout, "node    %s\n", who.Name)
+	if who.User != "" {
+		fmt.Fprintf(e.stdout, "user    %s\n", who.User)
+	}
+	for _, t := range who.Tags {
+		fmt.Fprintf(e.stdout, "tag     %s\n", t)
+	}
+	for _, g := range who.Groups {
+		fmt.Fprintf(e.stdout, "group   %s\n", g)
+	}
+	fmt.Fprintf(e.stdout, "id      %s\n", who.Node)
+	return nil
+}
+
+type downCmd struct{}
+
+func (downCmd) Run(e *env) error {
+	if err := localapi.Dial(e.socket).Down(e.ctx); err != nil {
+		return errNo{err}
+	}
+	return nil
+}

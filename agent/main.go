@@ -1,0 +1,60 @@
+// Agent makes a machine a node of a Writ network.
+//
+// Usage:
+//
+//	agent up --state DIR --userspace [--join STRING] [flags]
+//	agent status [--json] [--wait]
+//	agent ping PEER
+//	agent whois IP[:PORT]
+//	agent id
+//	agent down
+//
+// Up runs the agent until it is told to go down. The first time it needs the
+// network's join string; it keeps it in the state directory. A node joins because
+// the policy pins its identity key ("agent id" prints it), or with an enrolment
+// secret that an administrator hands out. With --userspace it needs no privileges:
+// local programs reach the mesh through its proxy (SOCKS5 and HTTP), and
+// --forward hands ports of the mesh address to local servers.
+//
+// The other commands talk to the running agent.
+//
+// Flags of every command:
+//
+//	--state DIR        the agent's state (default $STATE_DIRECTORY, else
+//	                   $XDG_STATE_HOME/writ, else ~/.local/state/writ)
+//	--socket PATH      the local API (default DIR/agent.sock)
+//
+// Flags of up:
+//
+//	--join STRING      the network's join string, or the name of a file with it
+//	--name NAME        the name to ask for (default: this machine's)
+//	--secret-file F    enrolment secret; also read from the file that the join
+//	                   string names
+//	--userspace        run without privileges and without a network interface
+//	--proxy ADDR       where the proxy listens (default 127.0.0.1:1055; "" for none)
+//	--forward SPEC     tcp/PORT=ADDRESS:PORT; may be repeated
+//	--log LEVEL        debug, info, warn or error (default info)
+//
+// Files in DIR: identity.key and wireguard.key (0600, never sent), netmap.state
+// and record.state (checksummed, replaced whole), join, lock, agent.sock.
+//
+// Exit codes: 0 done; 1 the answer is no (ping unanswered, address unknown, node
+// not up); 2 usage, or the agent could not do it.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is stamped by the linker.
+var version = "devel"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
