@@ -3,6 +3,7 @@ package netmap
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -111,11 +112,14 @@ func (s *State) Accept(u Update, now time.Time) Outcome {
 	c.revision(u)
 	c.papers(u.Peers)
 	for _, id := range u.Gone {
-		if _, ok := c.peers[id]; ok {
-			delete(c.peers, id)
-			c.changed = true
+		if c.peers[id] == nil {
+			continue
+		}
+		if err := c.forget(id); err != nil {
+			c.refuse(Invalid, "departure of "+id.Short(), nil, err)
 		}
 	}
+	c.prune()
 	return c.outcome()
 }
 
@@ -128,15 +132,47 @@ type candidate struct {
 	adopted  bool
 	refused  []Refusal
 	missing_ []string
+	gained   bool                  // leaves, and nothing else
+	lost     bool                  // peers
 	claimed  map[string]key.NodeID // by claims; may name nodes that are gone
+	known    map[uint64]*peer      // by hash of admission; a hint
 }
 
 func (c *candidate) outcome() Outcome {
 	o := Outcome{State: c.before, Refused: c.refused, Missing: c.missing_}
-	if c.changed {
+	if c.changed || c.gained && !maps.Equal(c.held, c.before.held) {
 		o.State, o.Changed, o.Adopted = c.State, true, c.adopted
 	}
 	return o
+}
+
+// forget lets the papers of a peer go, but for their serials.
+func (c *candidate) forget(id key.NodeID) error {
+	if len(c.gone) >= maxHeldPeers {
+		return fmt.Errorf("%d nodes that are gone are remembered already", maxHeldPeers)
+	}
+	c.gone[id] = c.peers[id].seen()
+	delete(c.peers, id)
+	c.changed, c.lost = true, true
+	return nil
+}
+
+// prune lets leaves go that neither this node requires nor a peer's papers need:
+// without it, a sender of proofs could fill the memory.
+func (c *candidate) prune() {
+	if c.manifest == nil || !c.gained && !c.adopted && !c.lost {
+		return
+	}
+	need := make(map[string]bool, len(c.held))
+	for _, name := range c.required() {
+		need[name] = true
+	}
+	for _, p := range c.peers {
+		for _, sel := range p.admission.Principals() {
+			need[leaf.PrincipalName(sel)] = true
+		}
+	}
+	maps.DeleteFunc(c.held, func(name string, _ *held) bool { return !need[name] })
 }
 
 func (c *candidate) refuse(k Kind, document string, doc []byte, err error) {
@@ -217,6 +253,9 @@ func (c *candidate) ended_(doc []byte) {
 	case err != nil:
 		c.refuse(Rollback, "ended list", doc, err)
 	case newer:
+		if m := c.manifest; m != nil && c.ended.Epoch == m.Epoch && e.Epoch > m.Epoch {
+			c.endedBefore, c.endedBeforeDoc = c.ended, c.endedDoc
+		}
 		c.ended, c.endedDoc = e, doc
 		c.saw(e.Issued)
 		c.changed = true
@@ -226,6 +265,9 @@ func (c *candidate) ended_(doc []byte) {
 // revision moves to the newest manifest of the update, with its leaves and the
 // node's own admission, or stays where it is.
 func (c *candidate) revision(u Update) {
+	if len(u.Revisions) == 0 && len(u.Leaves) == 0 && u.Admission == nil {
+		return
+	}
 	next := c.clone()
 	moved := false
 	expected := map[key.Hash]key.Hash{} // H(name) → H(leaf) of change lists followed
@@ -261,8 +303,8 @@ func (c *candidate) revision(u Update) {
 	gained := c.leaves(next, u.Leaves, expected)
 	admitted := c.admission_(next, u.Admission)
 	if !moved && !admitted {
-		if gained && len(next.missing()) == 0 {
-			c.take(next, false)
+		if gained {
+			c.State, c.gained = next, true
 		}
 		return
 	}
@@ -292,11 +334,8 @@ func (c *candidate) manifestAfter(next *State, doc []byte) (*trust.Manifest, boo
 		c.refuse(c.kindOfOld(doc), "manifest", doc, err)
 		return nil, false
 	}
-	known := false
-	for _, r := range c.roots {
-		known = known || r.Hash() == m.Root
-	}
-	if !known {
+	root := c.versionOf(m.Root)
+	if root == 0 {
 		c.refuse(Invalid, "manifest", doc, errors.New("signed under a root document that is not held"))
 		return nil, false
 	}
@@ -312,6 +351,9 @@ func (c *candidate) manifestAfter(next *State, doc []byte) (*trust.Manifest, boo
 			c.refuse(Equivocation, "manifest", doc, fmt.Errorf("two revisions %s: %s and %s, which stays enforced", m.Position, m.Hash().Short(), held.Hash().Short()))
 			return nil, false
 		case order == 0:
+			return nil, false
+		case root < c.versionOf(held.Root):
+			c.refuse(Rollback, "manifest", doc, fmt.Errorf("names root document version %d, the revision held %d", root, c.versionOf(held.Root)))
 			return nil, false
 		}
 	}
@@ -447,8 +489,8 @@ func (c *candidate) admission_(next *State, doc []byte) bool {
 		c.refuse(Rollback, "own admission", doc, fmt.Errorf("serial %d, %d is held", a.Serial, held.Serial))
 	case held != nil && a.Serial == held.Serial && a.Hash() != held.Hash():
 		c.refuse(Equivocation, "own admission", doc, fmt.Errorf("two of serial %d", a.Serial))
-	case held != nil && a.Serial == held.Serial:
-	case held != nil && !sameForLife(a, held):
+	case held != nil && a.Serial == held.Serial && c.signedNow(next.admissionDoc):
+	case held != nil && lifeOf(a) != lifeOf(held):
 		c.refuse(Conflict, "own admission", doc, errors.New("another name, address or principal than this identity key was admitted with"))
 	default:
 		next.admission, next.admissionDoc = a, doc
@@ -460,24 +502,32 @@ func (c *candidate) admission_(next *State, doc []byte) bool {
 	return false
 }
 
-// sameForLife reports whether two admissions of one identity key agree in what
-// the key has for life.
-func sameForLife(a, b *papers.Admission) bool {
-	if a.Name != b.Name || a.IPv4 != b.IPv4 || a.IPv6 != b.IPv6 || (a.User == nil) != (b.User == nil) {
-		return false
+// signedNow reports whether the keys of the newest root document signed an
+// admission: where they did not, a copy that they signed replaces it.
+func (c *candidate) signedNow(doc []byte) bool {
+	_, err := papers.OpenAdmission(doc, c.Root())
+	return err == nil
+}
+
+// lifeOf is of what an identity key has for life: two admissions that differ in
+// it cannot be of one node.
+func lifeOf(a *papers.Admission) key.Hash {
+	who := "tags " + strings.Join(a.Tags, " ")
+	if u := a.User; u != nil {
+		who = strings.Join([]string{"user", u.Email, u.Issuer, u.Subject}, " ") // none holds a space
 	}
-	if a.User != nil {
-		return *a.User == *b.User
-	}
-	return strings.Join(a.Tags, " ") == strings.Join(b.Tags, " ")
+	return key.HashOf([]byte(strings.Join([]string{a.Name, a.IPv4.String(), a.IPv6.String(), who}, "\n")))
 }
 
 // whole completes a state that has a new manifest or admission, or says what it
 // lacks.
 func (s *State) whole() error {
-	m := s.manifest
-	if s.ended == nil || s.ended.Epoch != m.Epoch || s.ended.Number < m.EndedNumber ||
-		s.ended.Number == m.EndedNumber && s.ended.Hash() != m.Ended {
+	m, ended := s.manifest, s.ended
+	if b := s.endedBefore; b != nil && b.Epoch == m.Epoch {
+		ended = b
+	}
+	if ended == nil || ended.Epoch != m.Epoch || ended.Number < m.EndedNumber ||
+		ended.Number == m.EndedNumber && ended.Hash() != m.Ended {
 		return fmt.Errorf("the ended list number %d is not held", m.EndedNumber)
 	}
 	if a := s.admission; a != nil && m.Position.Compare(a.Decided) < 0 {
@@ -508,138 +558,46 @@ func (s *State) whole() error {
 			return err
 		}
 	}
+	if ended == s.ended {
+		s.endedBefore, s.endedBeforeDoc = nil, nil
+	}
 	if m.Issued.After(s.newest) {
 		s.newest = m.Issued
 	}
+	s.rootNamed()
 	return nil
 }
 
-// papers takes up peers' papers.
-func (c *candidate) papers(docs []Papers) {
-	for _, d := range docs {
-		c.peer(d)
-	}
-}
-
-func (c *candidate) peer(d Papers) {
-	a, err := papers.OpenAdmission(d.Admission, c.Root())
-	if err != nil {
-		c.refuse(Invalid, "admission", d.Admission, err)
-		return
-	}
-	id := a.Identity.NodeID()
-	if id == c.self {
-		return
-	}
-	name := fmt.Sprintf("of %s (%s)", a.Name, id.Short())
-	if c.future("admission "+name, d.Admission, a.Issued) {
-		return
-	}
-	old := c.peers[id]
-	next := &peer{admission: a, admissionDoc: d.Admission}
-	if old != nil {
-		switch {
-		case a.Serial < old.admission.Serial:
-			c.refuse(Rollback, "admission "+name, d.Admission, fmt.Errorf("serial %d, %d is held", a.Serial, old.admission.Serial))
-			return
-		case a.Serial == old.admission.Serial && a.Hash() != old.admission.Hash():
-			c.refuse(Equivocation, "admission "+name, d.Admission, fmt.Errorf("two of serial %d", a.Serial))
-			return
-		case !sameForLife(a, old.admission):
-			c.refuse(Conflict, "admission "+name, d.Admission, errors.New("another name, address or principal than before"))
-			return
-		case a.Serial == old.admission.Serial:
-			next.admission, next.admissionDoc = old.admission, old.admissionDoc
+// versionOf is the version of the root document of that hash; zero for none held.
+func (s *State) versionOf(root key.Hash) int64 {
+	for _, r := range s.roots {
+		if r.Hash() == root {
+			return r.Version
 		}
 	}
-	if c.ended.Has(id) {
-		c.refuse(Out, "admission "+name, d.Admission, errEnded)
-		return
-	}
-	if !a.Expires.IsZero() && !c.At(c.now).Before(a.Expires) {
-		c.refuse(Expired, "admission "+name, d.Admission, errExpired)
-		return
-	}
-	rec, err := papers.OpenRecord(d.Record, c.network, a.Identity)
-	switch {
-	case err != nil:
-		c.refuse(Invalid, "record "+name, d.Record, err)
-		return
-	case c.future("record "+name, d.Record, rec.Issued):
-		return
-	case old != nil && rec.Serial < old.record.Serial:
-		c.refuse(Rollback, "record "+name, d.Record, fmt.Errorf("serial %d, %d is held", rec.Serial, old.record.Serial))
-		return
-	case old != nil && rec.Serial == old.record.Serial && rec.Hash() != old.record.Hash():
-		c.refuse(Equivocation, "record "+name, d.Record, fmt.Errorf("two of serial %d", rec.Serial))
-		return
-	case old != nil && rec.Serial == old.record.Serial:
-		next.record, next.recordDoc = old.record, old.recordDoc
-	case !c.At(c.now).Before(rec.Expires):
-		c.refuse(Expired, "record "+name, d.Record, fmt.Errorf("ended %s", rec.Expires.Format(time.RFC3339)))
-		return
-	default:
-		next.record, next.recordDoc = rec, d.Record
-	}
-	if old != nil && next.admission == old.admission && next.record == old.record {
-		return
-	}
-	if old == nil && len(c.peers) >= maxHeldPeers {
-		c.refuse(Invalid, "papers "+name, d.Admission, fmt.Errorf("%d nodes are held already", maxHeldPeers))
-		return
-	}
-	if err := c.conflict(next); err != nil {
-		c.refuse(Conflict, "papers "+name, d.Admission, err)
-		return
-	}
-	c.saw(a.Issued)
-	c.peers[id] = next
-	c.changed = true
+	return 0
 }
 
-// conflict finds a live node that already has what p claims. The one held first
-// keeps it: a name, address or key passes on only when its holder has ended.
-func (c *candidate) conflict(p *peer) error {
-	if a := c.admission; a != nil {
-		for _, claim := range claims(p) {
-			if claim == "name "+a.Name || claim == "address "+a.IPv4.String() || claim == "address "+a.IPv6.String() {
-				return fmt.Errorf("claims this node's %s", claim)
+// rootNamed looks again, where the manifest names a newer root document than the
+// one before, at which admissions its keys signed.
+func (s *State) rootNamed() {
+	named := s.versionOf(s.manifest.Root)
+	if named == s.manifestRoot {
+		return
+	}
+	s.manifestRoot = named
+	for id, p := range s.peers {
+		for _, r := range slices.Backward(s.roots[named-1:]) {
+			if p.under >= named {
+				break
+			}
+			if _, err := papers.OpenAdmission(p.admissionDoc, r); err == nil {
+				again := *p
+				again.under = r.Version
+				s.peers[id] = &again
+				break
 			}
 		}
-	}
-	if c.claimed == nil {
-		c.claimed = make(map[string]key.NodeID, 4*len(c.peers))
-		for id, q := range c.peers {
-			for _, claim := range claims(q) {
-				c.claimed[claim] = id
-			}
-		}
-	}
-	id := p.admission.Identity.NodeID()
-	for _, claim := range claims(p) {
-		other, ok := c.claimed[claim]
-		q := c.peers[other]
-		if !ok || other == id || q == nil || !slices.Contains(claims(q), claim) {
-			continue
-		}
-		if live := !c.ended.Has(other) && (q.admission.Expires.IsZero() || c.At(c.now).Before(q.admission.Expires)); live {
-			return fmt.Errorf("claims the %s of %s (%s)", claim, q.admission.Name, other.Short())
-		}
-		delete(c.peers, other)
-	}
-	for _, claim := range claims(p) {
-		c.claimed[claim] = id
-	}
-	return nil
-}
-
-// claims are what no two live nodes may share.
-func claims(p *peer) []string {
-	return []string{
-		"name " + p.admission.Name,
-		"address " + p.admission.IPv4.String(),
-		"address " + p.admission.IPv6.String(),
-		"WireGuard key " + p.record.WG.String(),
 	}
 }
 

@@ -9,7 +9,9 @@
 // # What is taken up, in order
 //
 //  1. Root documents extend the chain, one version at a time.
-//  2. An ended list replaces the one held if it follows it.
+//  2. An ended list replaces the one held if it follows it. One of a later epoch
+//     stands beside that of the revision held until a revision of that epoch is
+//     adopted.
 //  3. Manifests, oldest first, move the candidate forward: never back, never to
 //     another manifest of the same (epoch, seq), never to one from the future.
 //     A change list whose base is the candidate keeps every leaf that is not on
@@ -22,7 +24,12 @@
 //     held stays whole.
 //  6. Peers' papers replace those of lower serials. A peer is somebody only while
 //     each of its principals is proved present or absent under the revision
-//     held, it is not on the ended list, and its session has not ended.
+//     held, it is not on the ended list, its session has not ended, and the
+//     admission keys of the root document that the revision names have signed
+//     its admission.
+//
+// Leaves that nothing here needs are let go, proved or not. Of nodes that are
+// gone the serials stay, so that their older papers are refused if they return.
 //
 // What is refused changes nothing and is reported as a [Refusal].
 //
@@ -208,7 +215,11 @@ func (s *State) Netmap(now time.Time) *Netmap {
 	}
 	for id, p := range s.peers {
 		subject, why := s.subject(p.admission)
-		if why == "" && subject.Nobody(at) {
+		switch {
+		case why != "":
+		case !s.inForce(p):
+			why = "the keys that signed its admission are no longer in force"
+		case subject.Nobody(at):
 			why = "session ended"
 		}
 		if why != "" {
@@ -232,8 +243,8 @@ func (s *State) Netmap(now time.Time) *Netmap {
 // nothing.
 func (s *State) subject(a *papers.Admission) (*acl.Subject, string) {
 	id := a.Identity.NodeID()
-	if s.ended.Has(id) {
-		return nil, "ended: " + s.ended.Nodes[id]
+	if why, out := s.out(id); out {
+		return nil, "ended: " + why
 	}
 	if s.manifest == nil || s.manifest.Position.Compare(a.Decided) < 0 {
 		return nil, "admitted under a newer revision than the one held"

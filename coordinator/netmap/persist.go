@@ -25,11 +25,13 @@ type stored struct {
 	Network   key.NetworkID `json:"network"`
 	Roots     [][]byte      `json:"roots"`
 	Ended     []byte        `json:"ended,omitempty"`
+	Before    []byte        `json:"endedBefore,omitempty"`
 	Manifest  []byte        `json:"manifest,omitempty"`
 	Admission []byte        `json:"admission,omitempty"`
 	Leaves    []storedLeaf  `json:"leaves,omitempty"`
 	Absent    []string      `json:"absent,omitempty"`
 	Peers     []Papers      `json:"peers,omitempty"`
+	Gone      []storedGone  `json:"gone,omitempty"` // sorted by node
 	Newest    time.Time     `json:"newest"`
 }
 
@@ -38,12 +40,17 @@ type storedLeaf struct {
 	Data []byte `json:"data"`
 }
 
+type storedGone struct {
+	Node key.NodeID `json:"node"`
+	seen
+}
+
 const storedVersion = 1
 
 // Marshal is the state for the node's disk.
 func (s *State) Marshal() ([]byte, error) {
 	d := stored{
-		Version: storedVersion, Network: s.network, Roots: s.rootDoc, Ended: s.endedDoc,
+		Version: storedVersion, Network: s.network, Roots: s.rootDoc, Ended: s.endedDoc, Before: s.endedBeforeDoc,
 		Manifest: s.manifestDoc, Admission: s.admissionDoc, Newest: s.newest.UTC(),
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.held)) {
@@ -53,8 +60,11 @@ func (s *State) Marshal() ([]byte, error) {
 			d.Leaves = append(d.Leaves, storedLeaf{name, h.leaf.Data})
 		}
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.peers), func(a, b key.NodeID) int { return bytes.Compare(a[:], b[:]) }) {
+	for _, id := range slices.SortedFunc(maps.Keys(s.peers), compareIDs) {
 		d.Peers = append(d.Peers, Papers{s.peers[id].admissionDoc, s.peers[id].recordDoc})
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(s.gone), compareIDs) {
+		d.Gone = append(d.Gone, storedGone{id, s.gone[id]})
 	}
 	b, err := json.Marshal(d)
 	if err != nil {
@@ -96,7 +106,7 @@ func Load(network key.NetworkID, self key.NodeID, b []byte) (*State, error) {
 	}
 	s.newest = d.Newest
 	if s.Root() == nil {
-		if d.Ended != nil || d.Manifest != nil || d.Admission != nil || len(d.Peers) > 0 {
+		if d.Ended != nil || d.Before != nil || len(d.Gone) > 0 || d.Manifest != nil || d.Admission != nil || len(d.Peers) > 0 {
 			return nil, errors.New("read state: documents without a root document")
 		}
 		return s, nil
@@ -108,6 +118,12 @@ func Load(network key.NetworkID, self key.NodeID, b []byte) (*State, error) {
 		}
 		s.endedDoc = d.Ended
 	}
+	if d.Before != nil {
+		if s.endedBefore, err = underAny(s.roots, func(r *trust.Root) (*trust.Ended, error) { return trust.OpenEnded(d.Before, r) }); err != nil {
+			return nil, fmt.Errorf("read state: %w", err)
+		}
+		s.endedBeforeDoc = d.Before
+	}
 	if d.Admission != nil {
 		if s.admission, err = underAny(s.roots, func(r *trust.Root) (*papers.Admission, error) { return papers.OpenAdmission(d.Admission, r) }); err != nil {
 			return nil, fmt.Errorf("read state: own: %w", err)
@@ -118,7 +134,11 @@ func Load(network key.NetworkID, self key.NodeID, b []byte) (*State, error) {
 		s.admissionDoc = d.Admission
 	}
 	for _, p := range d.Peers {
-		a, err := underAny(s.roots, func(r *trust.Root) (*papers.Admission, error) { return papers.OpenAdmission(p.Admission, r) })
+		var under int64
+		a, err := underAny(s.roots, func(r *trust.Root) (*papers.Admission, error) {
+			under = r.Version
+			return papers.OpenAdmission(p.Admission, r)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("read state: %w", err)
 		}
@@ -126,7 +146,10 @@ func Load(network key.NetworkID, self key.NodeID, b []byte) (*State, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read state: %w", err)
 		}
-		s.peers[a.Identity.NodeID()] = &peer{a, p.Admission, rec, p.Record}
+		s.peers[a.Identity.NodeID()] = &peer{a, p.Admission, rec, p.Record, under}
+	}
+	for _, g := range d.Gone {
+		s.gone[g.Node] = g.seen
 	}
 	if d.Manifest == nil {
 		return s, nil
@@ -147,6 +170,8 @@ func Load(network key.NetworkID, self key.NodeID, b []byte) (*State, error) {
 	}
 	return s, nil
 }
+
+func compareIDs(a, b key.NodeID) int { return bytes.Compare(a[:], b[:]) }
 
 // underAny opens a document under the newest root document that it verifies
 // under.

@@ -23,17 +23,25 @@ type State struct {
 	ended    *trust.Ended
 	endedDoc []byte
 
+	// The list that the manifest rests on, while ended is already of a later
+	// epoch: what it took out stays out as long as that manifest is enforced.
+	endedBefore    *trust.Ended
+	endedBeforeDoc []byte
+
 	manifest    *trust.Manifest
 	manifestDoc []byte
-	held        map[string]*held // under manifest, by leaf name; present or absent
-	networkLeaf leaf.Network
-	relaysLeaf  leaf.Relays
+	// manifestRoot is the version of the root document that the manifest names.
+	manifestRoot int64
+	held         map[string]*held // under manifest, by leaf name; present or absent
+	networkLeaf  leaf.Network
+	relaysLeaf   leaf.Relays
 
 	admission    *papers.Admission
 	admissionDoc []byte
 
 	peers  map[key.NodeID]*peer
-	newest time.Time // newest issued time verified
+	gone   map[key.NodeID]seen // of nodes whose papers were let go
+	newest time.Time           // newest issued time verified
 }
 
 // held is a leaf proved under the manifest of the state.
@@ -54,12 +62,42 @@ type peer struct {
 	admissionDoc []byte
 	record       *papers.Record
 	recordDoc    []byte
+	under        int64 // the newest root version whose keys signed the admission
 }
+
+// seen is what stays known of the papers of a node that is gone, so that older
+// ones are refused when it comes back.
+type seen struct {
+	Admission     int64    `json:"admission"` // serial
+	AdmissionHash key.Hash `json:"admissionHash"`
+	Record        int64    `json:"record"` // serial
+	RecordHash    key.Hash `json:"recordHash"`
+	Life          key.Hash `json:"life"` // of what the identity key has for life
+}
+
+func (p *peer) seen() seen {
+	return seen{p.admission.Serial, p.admission.Hash(), p.record.Serial, p.record.Hash(), lifeOf(p.admission)}
+}
+
+// out says why a node is on an ended list that counts, or that it is not.
+func (s *State) out(id key.NodeID) (why string, out bool) {
+	for _, e := range []*trust.Ended{s.ended, s.endedBefore} {
+		if e.Has(id) {
+			return e.Nodes[id], true
+		}
+	}
+	return "", false
+}
+
+// inForce reports whether the keys that admit nodes now have signed a peer's
+// admission: those of the root document that the manifest names. Until a
+// manifest names a newer one, what they admitted stays.
+func (s *State) inForce(p *peer) bool { return p.under >= s.manifestRoot }
 
 // New is the state of a node that knows its network's id and nothing else. The
 // zero self is a relay's.
 func New(network key.NetworkID, self key.NodeID) *State {
-	return &State{network: network, self: self, held: map[string]*held{}, peers: map[key.NodeID]*peer{}}
+	return &State{network: network, self: self, held: map[string]*held{}, peers: map[key.NodeID]*peer{}, gone: map[key.NodeID]seen{}}
 }
 
 // clone copies what Accept may change. Documents are shared.
@@ -67,6 +105,7 @@ func (s *State) clone() *State {
 	n := *s
 	n.held = maps.Clone(s.held)
 	n.peers = maps.Clone(s.peers)
+	n.gone = maps.Clone(s.gone)
 	n.roots = s.roots[:len(s.roots):len(s.roots)]
 	n.rootDoc = s.rootDoc[:len(s.rootDoc):len(s.rootDoc)]
 	return &n
@@ -124,7 +163,7 @@ func (s *State) Have() Have {
 	}
 	for id, p := range s.peers {
 		h.Peers[id] = Serials{}
-		if s.proves(p.admission) {
+		if s.proves(p.admission) && s.inForce(p) {
 			h.Peers[id] = Serials{p.admission.Serial, p.record.Serial}
 		}
 	}
@@ -184,16 +223,18 @@ func (s *State) missing() (out []string) {
 // the identity key that the connection proved. It returns when the admission
 // ends, zero for never.
 func (s *State) AdmitPapers(id key.IdentityPublic, admission []byte, now time.Time) (until time.Time, err error) {
-	if s.Root() == nil {
+	if s.manifest == nil { // and so, perhaps, no ended list
 		return until, errNotReady
 	}
 	a, err := papers.OpenAdmission(admission, s.Root())
-	switch {
-	case err != nil:
+	if err != nil {
 		return until, err
+	}
+	_, out := s.out(id.NodeID())
+	switch {
 	case !a.Identity.Equal(id):
 		return until, errOtherNode
-	case s.ended.Has(id.NodeID()):
+	case out:
 		return until, errEnded
 	case !a.Expires.IsZero() && !s.At(now).Before(a.Expires):
 		return until, errExpired
