@@ -272,28 +272,34 @@ func matches(patterns []string, name string) bool {
 	})
 }
 
-// Ending are the admitted nodes that a new revision puts out, and why; those on
-// the ended list already are not among them.
-func (a *Admitter) Ending(s *Standing) map[key.NodeID]string {
+// Succeed puts the next revision in force: decide is given the admitted nodes that
+// it puts out, and why, and the head of the log that was judged; what it returns
+// is the standing from then on. Nobody is admitted meanwhile, so that no node
+// slips in between that the next revision would have put out.
+func (a *Admitter) Succeed(next *Standing, decide func(ending map[key.NodeID]string, head key.Hash) (*Standing, error)) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := map[key.NodeID]string{}
+	ending := map[key.NodeID]string{}
 	for _, e := range a.Log.Nodes() {
-		ad := e.Admission
-		id := ad.Identity.NodeID()
-		if s.Ended.Has(id) {
+		id := e.Admission.Identity.NodeID()
+		if next.Ended.Has(id) {
 			continue
 		}
-		if why := s.gone(ad); why != "" {
-			out[id] = why
+		if why := next.gone(e.Admission); why != "" {
+			ending[id] = why
 		}
 	}
-	for id := range s.Revoked {
-		if !s.Ended.Has(id) {
-			out[id] = "revoked"
+	for id := range next.Revoked {
+		if !next.Ended.Has(id) {
+			ending[id] = "revoked"
 		}
 	}
-	return out
+	s, err := decide(ending, a.Log.Head())
+	if err != nil {
+		return err
+	}
+	a.standing, a.from = s, netip.Addr{}
+	return nil
 }
 
 // gone says in one word why an admission no longer rests on the policy.
@@ -335,4 +341,11 @@ func (a *Admitter) After(n int64) []Entry {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.Log.After(n))
+}
+
+// Len is the number of admissions ever signed.
+func (a *Admitter) Len() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.Log.Len()
 }
