@@ -154,11 +154,12 @@ func TestSandboxIsTheOnlyOne(t *testing.T) {
 }
 
 // words are the packages of the coordinator that hold what the programs say to
-// each other, and how each keeps what it was told.
+// each other, how each keeps what it was told, and follow, which is the client
+// of the protocol that agents and relays share: one reader to attack, not two.
 var words = []string{
 	"coordinator/key/...", "coordinator/acl/...", "coordinator/leaf/...", "coordinator/trust/...",
 	"coordinator/papers/...", "coordinator/netmap/...", "coordinator/wire/...",
-	"coordinator/statefile/...",
+	"coordinator/statefile/...", "coordinator/follow/...",
 }
 
 // arrows says, for each folder at the root, what its packages may import of the

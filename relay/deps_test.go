@@ -18,7 +18,9 @@ var outside = map[string]string{
 	"github.com/beorn7/perks":             "metrics: quantiles, by client_golang",
 	"github.com/cespare/xxhash":           "metrics: hashes of labels, by client_golang",
 	"github.com/munnerz/goautoneg":        "metrics: HTTP Accept, by common",
-	"google.golang.org/protobuf":          "metrics: client_model is protobuf",
+	"connectrpc.com/connect":              "the coordinator's protocol, as its client",
+	"google.golang.org/protobuf":          "the messages of that protocol, and those of the metrics",
+	"golang.org/x/mod":                    "signed notes and Merkle proofs (sumdb/note, sumdb/tlog)",
 	"golang.org/x/sys":                    "metrics: system calls, by procfs",
 	"golang.org/x/time":                   "rate limits of the server",
 }

@@ -39,10 +39,22 @@ func newNetwork(dir string, join papers.JoinString, identity key.IdentityPrivate
 	return n, nil
 }
 
-// Admit implements server.Admitter.
+// forever is the end of an admission that has none: the last second of the year
+// 9999, which is the latest that a welcome can name (package frame).
+var forever = time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
+
+// Admit implements server.Admitter. Before the relay holds a revision it holds no
+// ended list either, and cannot know who is out: it is not ready, whatever root
+// documents it has.
 func (n *network) Admit(id key.IdentityPublic, admission []byte) (time.Time, error) {
-	until, err := n.follower.State().AdmitPapers(id, admission, time.Now())
+	state := n.follower.State()
+	if state.Manifest() == nil {
+		return time.Time{}, &frame.Refusal{Kind: frame.NotReady}
+	}
+	until, err := state.AdmitPapers(id, admission, time.Now())
 	switch {
+	case err == nil && until.IsZero():
+		return forever, nil
 	case err == nil:
 		return until, nil
 	case errors.Is(err, netmap.ErrNotReady):

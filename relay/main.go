@@ -3,13 +3,14 @@
 //
 // Usage:
 //
-//	relay [serve] --state DIR [--listen ADDR] [--join STRING] [--metrics ADDR]
+//	relay [serve] --state DIR --join STRING [--listen ADDR] [--metrics ADDR]
 //	relay id --state DIR
 //
 // Serve, the default, admits the nodes of one network by their papers and
 // forwards packets between them (package frame is the protocol). It reads
-// nothing of them but where they go. Until it knows its network it refuses
-// everybody.
+// nothing of them but where they go. It follows the coordinators of its network
+// and keeps what it has verified, so that it admits nodes after a restart without
+// them; until it first holds a revision it refuses everybody.
 //
 // Id prints the relay's public key, "idpub:…", which the policy names beside the
 // relay's address; nodes speak to no relay with another. The key is made on
@@ -18,13 +19,15 @@
 // Flags:
 //
 //	--state DIR     where the relay keeps its key and what it has verified
-//	--listen ADDR   where nodes connect, TCP (":443")
 //	--join STRING   the network's join string, as agents are given it
+//	--listen ADDR   where nodes connect, TCP (":443")
 //	--metrics ADDR  serve Prometheus metrics at http://ADDR/metrics ("": nowhere)
 //
 // Files:
 //
-//	DIR/relay.key   the identity key; mode 0600, never sent
+//	DIR/relay.key      the identity key; mode 0600, never sent
+//	DIR/netmap.state   what the relay has verified, and beside it .prev, the
+//	                   copy before it, which is used where the first is damaged
 //
 // SIGTERM and SIGINT drain: nodes are asked to connect elsewhere or again, and
 // the relay ends when they have left, at most eleven seconds later.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"github.com/writmesh/writ/coordinator/key"
+	"github.com/writmesh/writ/coordinator/leaf"
+	"github.com/writmesh/writ/coordinator/papers"
 	"github.com/writmesh/writ/relay/client"
 	"github.com/writmesh/writ/relay/frame"
 	"github.com/writmesh/writ/relay/relaytest"
@@ -29,8 +32,10 @@ func TestUsage(t *testing.T) {
 	}{
 		{nil, 2, "", "Usage: relay"},
 		{[]string{"--help"}, 0, "Usage: relay", ""},
-		{[]string{"serve"}, 2, "", "missing flags: --state=DIR"},
-		{[]string{"--listen", ":0"}, 2, "", "missing flags: --state=DIR"},
+		{[]string{"serve"}, 2, "", "missing flags: --join=STRING, --state=DIR"},
+		{[]string{"--listen", ":0"}, 2, "", "missing flags: --join=STRING, --state=DIR"},
+		{[]string{"--state", "/nowhere", "--listen", ":0"}, 2, "", "missing flags: --join=STRING"},
+		{[]string{"--state", "/nowhere", "--join", "writ1_no"}, 2, "", "join string: damaged"},
 		{[]string{"id"}, 2, "", "missing flags: --state=DIR"},
 		{[]string{"--nonsense"}, 2, "", "unknown flag --nonsense"},
 		{[]string{"forward"}, 2, "", "unexpected argument forward"},
@@ -194,21 +199,42 @@ func (g *gatekeeper) Follow(ctx context.Context, changed func()) error {
 	return nil
 }
 
+// node is a client with a new key and papers that nobody signed.
 func node(t *testing.T, log *watched) (*client.Client, key.IdentityPublic) {
+	t.Helper()
+	return nodeWith(t, log, key.NewIdentity(), []byte("papers"))
+}
+
+// nodeWith is a client of the relay that logs there; it runs until the test ends.
+func nodeWith(t *testing.T, log *watched, id key.IdentityPrivate, shown []byte) (*client.Client, key.IdentityPublic) {
 	t.Helper()
 	pin, err := key.ParseIdentityPublic(log.find(t, `key=(idpub:\w+)`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	c, err := client.New(client.Config{
-		Addr: log.find(t, `relay listens" addr=(\S+)`), Pin: pin, Identity: key.NewIdentity(),
-		Papers: func() []byte { return []byte("papers") }, Receive: func(key.NodeID, []byte) {},
+		Addr: log.find(t, `relay listens" addr=(\S+)`), Pin: pin, Identity: id,
+		Papers: func() []byte { return shown }, Receive: func(key.NodeID, []byte) {},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	relaytest.Run(t, c)
 	return c, pin
+}
+
+// nobodyThere is a join string of a network whose coordinator does not answer.
+func nobodyThere(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return papers.JoinString{
+		Network:      key.NetworkID{1},
+		Coordinators: []leaf.Coordinator{{Addr: ln.Addr().String(), Pin: key.NewIdentity().Public()}},
+	}.String()
 }
 
 func TestServeRefusesUntilItKnowsItsNetwork(t *testing.T) {
@@ -218,7 +244,7 @@ func TestServeRefusesUntilItKnowsItsNetwork(t *testing.T) {
 	code := make(chan int, 1)
 	dir := t.TempDir()
 	go func() {
-		code <- command(ctx, []string{"--state", dir, "--listen", "127.0.0.1:0"}, io.Discard, log)
+		code <- command(ctx, []string{"--state", dir, "--listen", "127.0.0.1:0", "--join", nobodyThere(t)}, io.Discard, log)
 	}()
 	c, pin := node(t, log)
 	s := relaytest.WaitFor(t, c, func(s client.State) bool { return s.LastError != nil })
@@ -268,18 +294,19 @@ func TestRunFollowsItsAdmitter(t *testing.T) {
 }
 
 func TestWhatCannotBeServed(t *testing.T) {
-	taken := relaytest.New(t)
+	taken, join := relaytest.New(t), nobodyThere(t)
 	for _, c := range []struct {
 		name string
 		args []string
+		want string
 	}{
-		{"port taken", []string{"--state", t.TempDir(), "--listen", taken.Addr()}},
-		{"metrics port taken", []string{"--state", t.TempDir(), "--listen", "127.0.0.1:0", "--metrics", taken.Addr()}},
-		{"no state directory", []string{"--state", "/dev/null/x", "--listen", "127.0.0.1:0"}},
+		{"port taken", []string{"--state", t.TempDir(), "--listen", taken.Addr()}, "address already in use"},
+		{"metrics port taken", []string{"--state", t.TempDir(), "--listen", "127.0.0.1:0", "--metrics", taken.Addr()}, "address already in use"},
+		{"no state directory", []string{"--state", "/dev/null/x", "--listen", "127.0.0.1:0"}, "/dev/null"},
 	} {
 		var stderr bytes.Buffer
-		if code := command(t.Context(), c.args, io.Discard, &stderr); code != 2 || stderr.Len() == 0 {
-			t.Errorf("%s: exit code %d, %q; want 2 and a reason", c.name, code, stderr.String())
+		if code := command(t.Context(), append(c.args, "--join", join), io.Discard, &stderr); code != 2 || !strings.Contains(stderr.String(), c.want) {
+			t.Errorf("%s: exit code %d, %q; want 2 and %q", c.name, code, stderr.String(), c.want)
 		}
 	}
 }
