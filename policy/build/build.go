@@ -83,6 +83,17 @@ func (r *Result) Denied() (out []Finding) {
 	return out
 }
 
+// GuardCount is how many guards the tree has.
+func (r *Result) GuardCount() int {
+	n := 0
+	for name := range r.guardFiles {
+		if !strings.HasSuffix(name, "_test.rego") {
+			n++
+		}
+	}
+	return n
+}
+
 // Child serves a build's child process and does not return there. It comes first
 // in the main function of every program, and the TestMain of every test, that
 // builds.
@@ -104,9 +115,7 @@ func Build(ctx context.Context, req Request) (*Result, error) {
 		return nil, err
 	}
 	r.Tests = tester.Run(r.Policy, r.Compiled, req.Inventory, r.At)
-	if err := r.diff(req); err != nil {
-		return nil, err
-	}
+	r.Difference = Compare(req.Base, r, req.Inventory)
 	if err := r.guard(ctx, child, req.Base); err != nil {
 		return nil, err
 	}
@@ -166,22 +175,25 @@ func read(ctx context.Context, child *sandbox.Child, req Request) (*Result, erro
 	return r, err
 }
 
-func (r *Result) diff(req Request) error {
-	var base *reach.Compiled
-	var basePolicy *model.Policy
-	if req.Base != nil {
-		base, basePolicy = req.Base.Compiled, req.Base.Policy
+// Compare says what access changes from one revision to another, and where in
+// the two policies the change comes from. A nil base allows nothing. It is judged
+// at the head's time.
+func Compare(base, head *Result, inv *reach.Inventory) *reach.Difference {
+	var from *reach.Compiled
+	var fromPolicy *model.Policy
+	if base != nil {
+		from, fromPolicy = base.Compiled, base.Policy
 	}
-	r.Difference = reach.Diff(base, r.Compiled, req.Inventory, r.At)
-	for i := range r.Difference.Gained {
-		c := &r.Difference.Gained[i]
-		c.Causes = reach.Causes(*c, basePolicy, r.Policy, r.At, base, r.Compiled, true)
+	d := reach.Diff(from, head.Compiled, inv, head.At)
+	for i := range d.Gained {
+		c := &d.Gained[i]
+		c.Causes = reach.Causes(*c, fromPolicy, head.Policy, head.At, from, head.Compiled, true)
 	}
-	for i := range r.Difference.Lost {
-		c := &r.Difference.Lost[i]
-		c.Causes = reach.Causes(*c, basePolicy, r.Policy, r.At, base, r.Compiled, false)
+	for i := range d.Lost {
+		c := &d.Lost[i]
+		c.Causes = reach.Causes(*c, fromPolicy, head.Policy, head.At, from, head.Compiled, false)
 	}
-	return nil
+	return d
 }
 
 // guard runs this tree's guards and those of the revision before that this tree

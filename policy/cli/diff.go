@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/writmesh/writ/policy/build"
+	"github.com/writmesh/writ/policy/cli/output"
+	"github.com/writmesh/writ/policy/source"
+)
+
+const diffHelp = `Says who gains and who loses access between two policies, over every node that exists or might: on which ports, until when, and by which line of the policy. Each of BASE and HEAD is a directory, or else a revision of the Git repository in the current directory. BASE..HEAD is the same as BASE HEAD; BASE...HEAD compares HEAD with what it branched off from BASE.
+
+Exit codes: 0 no access changes, 1 some does, 2 could not tell.
+
+Example:
+
+    policy diff main..bob-in-accounting --inventory nodes.json
+`
+
+type diffCmd struct {
+	Base      string `arg:"" help:"A directory or a revision; or BASE..HEAD."`
+	Head      string `arg:"" optional:"" help:"A directory or a revision."`
+	Inventory string `type:"path" placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
+	JSON      bool   `name:"json" help:"Write JSON."`
+}
+
+func (diffCmd) Help() string { return diffHelp }
+
+func (c diffCmd) Run(e *env) error {
+	inv, err := readInventory(c.Inventory)
+	if err != nil {
+		return err
+	}
+	trees, err := c.trees()
+	if err != nil {
+		return err
+	}
+	var built [2]*build.Result
+	for i, tree := range trees {
+		if built[i], err = build.Check(e.ctx, build.Request{Tree: tree}); err != nil {
+			return fmt.Errorf("%s: %w", tree.Label, err)
+		}
+	}
+	d := build.Compare(built[0], built[1], inv)
+	if c.JSON {
+		err = output.JSON(e.stdout, d)
+	} else {
+		err = e.text.Difference(d)
+	}
+	if err == nil && !d.Empty() {
+		err = errReport
+	}
+	return err
+}
+
+// trees reads both sides.
+func (c diffCmd) trees() (out [2]source.Tree, err error) {
+	base, head, fork := c.Base, c.Head, false
+	if head == "" {
+		var ok bool
+		if base, head, ok = strings.Cut(c.Base, "..."); ok {
+			fork = true
+		} else if base, head, ok = strings.Cut(c.Base, ".."); !ok || isDirectory(c.Base) {
+			return out, errors.New("diff: want BASE and HEAD, or BASE..HEAD")
+		}
+		if base == "" || head == "" {
+			return out, fmt.Errorf("diff %q: want a revision on both sides", c.Base)
+		}
+	}
+	repo, err := source.Open(".")
+	if err != nil {
+		return out, err
+	}
+	if fork {
+		if base, err = repo.MergeBase(base, head); err != nil {
+			return out, err
+		}
+	}
+	for i, name := range []string{base, head} {
+		if out[i], err = side(repo, name); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// side reads one side. A name that is both a directory and a revision is
+// refused rather than guessed at.
+func side(repo *source.Repository, name string) (source.Tree, error) {
+	if !isDirectory(name) {
+		tree, err := repo.Tree(name)
+		if errors.Is(err, source.ErrNoRepository) || errors.Is(err, source.ErrUnknownRevision) && strings.ContainsAny(name, "/.") {
+			err = fmt.Errorf("%w, and there is no directory %s", err, name)
+		}
+		return tree, err
+	}
+	if repo.HasRevisions() {
+		if _, err := repo.Resolve(name); err == nil {
+			return source.Tree{}, fmt.Errorf("%q is both a directory and a revision; write ./%s or the full name of the reference", name, name)
+		}
+	}
+	return source.Dir(name)
+}
+
+func isDirectory(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
+}

@@ -1,0 +1,57 @@
+// Package output is how the verbs of the policy command show what they found
+// out, one file for each format: text for people, JSON for programs.
+//
+// Much of what is shown was written by whoever opens a pull request. Text
+// therefore shows control and formatting characters as escapes, so that no name
+// can move the cursor or turn the direction of a line.
+package output
+
+import (
+	"github.com/writmesh/writ/cue/model"
+	"github.com/writmesh/writ/policy/build"
+	"github.com/writmesh/writ/policy/reach"
+	"github.com/writmesh/writ/policy/tester"
+)
+
+// A Check is what "policy check" reports.
+type Check struct {
+	Problems model.Problems `json:"problems"`
+	Warnings model.Problems `json:"warnings"`
+	Network  string         `json:"network,omitempty"` // the rest is there without problems only
+	Rules    int            `json:"rules"`
+	Tests    int            `json:"tests"`
+	Guards   int            `json:"guards"`
+}
+
+// Count fills in what a sound policy holds.
+func (c *Check) Count(r *build.Result) {
+	c.Network = r.Policy.Network.Name
+	c.Rules, c.Tests, c.Guards = len(r.Policy.Rules), len(r.Policy.Tests), r.GuardCount()
+	c.Warnings = r.Policy.Warnings
+}
+
+// A Test is what "policy test" reports.
+type Test struct {
+	Passed    bool             `json:"passed"` // all tests, and no guard denies
+	Tests     *tester.Result   `json:"tests"`
+	Guards    []build.Finding  `json:"guards"`
+	Approvals []build.Approval `json:"approvals"`
+	Warnings  model.Problems   `json:"warnings"`
+}
+
+// NewTest is the report about a built policy.
+func NewTest(r *build.Result) Test {
+	return Test{
+		Passed: r.Tests.OK() && len(r.Denied()) == 0,
+		Tests:  r.Tests, Guards: r.Guards, Approvals: r.Approvals, Warnings: r.Policy.Warnings,
+	}
+}
+
+// A Why is what "policy why" reports: about one pair of nodes, and how many of
+// those asked for are allowed.
+type Why struct {
+	reach.Why
+	Pairs        int    `json:"pairs"`
+	AllowedPairs int    `json:"allowedPairs"`
+	Except       string `json:"except,omitempty"` // one pair that is not allowed
+}

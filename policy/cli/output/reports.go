@@ -1,0 +1,208 @@
+package output
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/writmesh/writ/cue/model"
+	"github.com/writmesh/writ/policy/reach"
+)
+
+// Check writes the report of "policy check".
+func (t *Text) Check(c Check) error {
+	if len(c.Problems) > 0 {
+		return t.Problems(c.Problems)
+	}
+	t.warnings(c.Warnings)
+	t.marked(good, "network %s: %s, %s, %s", c.Network,
+		plural(c.Rules, "rule", "rules"), plural(c.Tests, "test", "tests"), plural(c.Guards, "guard", "guards"))
+	return t.err
+}
+
+// Test writes the report of "policy test".
+func (t *Text) Test(r Test) error {
+	t.warnings(r.Warnings)
+	all := fmt.Sprintf("%s, %s", plural(len(r.Tests.Tests), "test", "tests"), plural(r.Tests.Assertions, "assertion", "assertions"))
+	switch {
+	case len(r.Tests.Tests) == 0:
+		t.marked(bad, "0 tests: a policy without tests does not pass")
+	case r.Tests.Failed > 0:
+		t.marked(bad, "%d of %s", r.Tests.Failed, strings.Replace(all, ",", " failed,", 1))
+	default:
+		t.marked(good, "%s", all)
+	}
+	for _, test := range r.Tests.Tests {
+		for _, f := range test.Failures {
+			t.hung(fmt.Sprintf("%s: %q: %s", f.Place, test.Name, f.Text), 2, 4)
+		}
+	}
+	for _, f := range r.Guards {
+		m, says := notice, "warns"
+		if f.Deny {
+			m, says = bad, "denies"
+		}
+		t.marked(m, "guard %s %s%s", f.Guard, says, ofBase(f.Base))
+		t.hung(fmt.Sprintf("%s: %s", about(f.Place, f.Rule), f.Message), 2, 4)
+	}
+	for _, a := range r.Approvals {
+		t.marked(notice, "guard %s asks for approval by %s%s", a.Guard, a.Team, ofBase(a.Base))
+		t.hung(fmt.Sprintf("%s: %s", about(a.Place, a.Rule), a.Reason), 2, 4)
+	}
+	return t.err
+}
+
+// about is the place that a guard speaks of, or else its own.
+func about(place, rule model.Place) model.Place {
+	if place.IsZero() {
+		return rule
+	}
+	return place
+}
+
+func ofBase(base bool) string {
+	if base {
+		return " (guard of the base)"
+	}
+	return ""
+}
+
+// causeColumn is where causes stand when what is before them leaves room.
+const causeColumn = 37
+
+// Difference writes the report of "policy diff".
+func (t *Text) Difference(d *reach.Difference) error {
+	if d.Empty() {
+		t.raw("no effective access change")
+		return t.err
+	}
+	for _, c := range d.Gained {
+		t.change(c, gain, "gains", d.Inventory)
+	}
+	for _, c := range d.Lost {
+		t.change(c, loss, "loses", d.Inventory)
+	}
+	if len(d.Lost) == 0 {
+		t.raw("nobody loses access")
+	}
+	if len(d.Gained) == 0 {
+		t.raw("nobody gains access")
+	}
+	return t.err
+}
+
+func (t *Text) change(c reach.Change, m mark, verb string, counted bool) {
+	from := strings.Join(c.From, ", ")
+	if len(c.From) > 1 || strings.Contains(from, ":") || strings.Contains(from, " ") {
+		verb = strings.TrimSuffix(verb, "s")
+	}
+	to := strings.Join(c.To, ", ")
+	if len(c.People) > 0 && (strings.Contains(from, "group:") || strings.Contains(from, "autogroup:") || strings.HasPrefix(from, "*")) {
+		from += fmt.Sprintf(" (%s)", plural(len(c.People), "person", "people"))
+	}
+	if counted {
+		to += fmt.Sprintf(" (%s)", plural(len(c.Nodes), "node", "nodes"))
+	}
+	until := ""
+	switch {
+	case c.Kept:
+		m = kept
+		verb = strings.Replace(strings.Replace(verb, "gain", "keep", 1), "lose", "keep", 1)
+		to += ", now " + end(c.Until)
+	case !c.Until.IsZero():
+		until = end(c.Until)
+	}
+	t.marked(m, "%s %s %s on %s", from, verb, strings.Join(c.Ports, ", "), to)
+	var causes []string
+	for _, cause := range c.Causes {
+		place := cause.Place
+		if cause.Base {
+			place = "was " + place
+		}
+		if !slices.Contains(causes, place) {
+			causes = append(causes, place)
+		}
+	}
+	line := until
+	if len(causes) > 0 {
+		if line != "" {
+			line += strings.Repeat(" ", max(2, causeColumn-2-utf8.RuneCountInString(line)))
+		}
+		line += strings.Join(causes, ", ")
+	}
+	if line != "" {
+		t.hung(line, 2, 4)
+	}
+}
+
+func end(until time.Time) string {
+	if until.IsZero() {
+		return "without end"
+	}
+	return "until " + reach.Moment(until)
+}
+
+// Why writes the report of "policy why".
+func (t *Text) Why(w Why) error {
+	if !w.Allowed {
+		t.hung(fmt.Sprintf("no rule lets %s reach %s on %s", w.From, w.To, w.Port), 0, 2)
+		for i, m := range w.Misses {
+			lead := "nearest: "
+			if i > 0 {
+				lead = "         "
+			}
+			t.hung(fmt.Sprintf("%s%s %q %s", lead, line(m.Place), m.Rule, m.Text), 0, 11)
+		}
+		for _, f := range w.Facts {
+			t.hung(fmt.Sprintf("%s (%s)", f.Text, line(f.Place)), 0, 2)
+		}
+		return t.err
+	}
+	text := fmt.Sprintf("%s reaches %s on %s", w.From, w.To, w.Port)
+	if !w.Until.IsZero() {
+		text += " " + end(w.Until)
+	}
+	t.hung(text, 0, 2)
+	width := 0
+	for _, s := range w.Chain {
+		width = max(width, utf8.RuneCountInString(line(s.Place)))
+	}
+	for _, s := range w.Chain {
+		place := line(s.Place)
+		t.hung(place+strings.Repeat(" ", width-utf8.RuneCountInString(place)+2)+s.Text, 2, width+4)
+	}
+	if w.AllowedPairs < w.Pairs {
+		t.hung(fmt.Sprintf("allowed for %d of %d pairs of nodes; not for %s", w.AllowedPairs, w.Pairs, w.Except), 0, 2)
+	}
+	return t.err
+}
+
+// line is a place without its column, as people quote it.
+func line(p model.Place) string {
+	if p.Line == 0 {
+		return p.String()
+	}
+	return fmt.Sprintf("%s:%d", p.File, p.Line)
+}
+
+// Item writes one labelled line. Values are not broken: keys and hashes are
+// copied from them.
+func (t *Text) Item(label, value string) {
+	t.raw(fmt.Sprintf("  %-9s %s", visible(label), visible(value)))
+}
+
+// Verified and Refused end what is said of a signed document.
+func (t *Text) Verified() { t.raw("  " + t.painted(good) + " verifies") }
+
+// Refused says why a document does not verify.
+func (t *Text) Refused(why string) {
+	for i, line := range wrap("does not verify: "+why, Width-4, Width-6) {
+		if i == 0 {
+			t.raw("  " + t.painted(bad) + " " + line)
+		} else {
+			t.raw("      " + line)
+		}
+	}
+}

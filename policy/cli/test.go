@@ -1,0 +1,63 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/writmesh/writ/policy/build"
+	"github.com/writmesh/writ/policy/cli/output"
+)
+
+const testHelp = `Runs the tests that the policy in DIR keeps beside its rules, and its guards. A policy without tests does not pass, nor does a test that asserts something about nodes of which there are none.
+
+Guards judge the difference to the revision named by --base, and that revision's guards run too: a change cannot delete the guard that forbids it. Without --base all access counts as gained.
+
+Exit codes: 0 all tests pass and no guard denies (warnings, and approvals that guards ask for, are printed), 1 a test fails or a guard denies, 2 could not tell, as when the policy does not load.
+
+Example:
+
+    policy test --base origin/main
+`
+
+type testCmd struct {
+	Dir       string `arg:"" optional:"" default:"." help:"Directory of the policy (the current one)."`
+	Rev       string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
+	Base      string `placeholder:"REV" help:"Judge the difference to this revision of the repository that DIR is in."`
+	Inventory string `type:"path" placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
+	JSON      bool   `name:"json" help:"Write JSON."`
+}
+
+func (testCmd) Help() string { return testHelp }
+
+func (c testCmd) Run(e *env) error {
+	inv, err := readInventory(c.Inventory)
+	if err != nil {
+		return err
+	}
+	req := build.Request{Inventory: inv}
+	if c.Base != "" {
+		tree, err := readTree(c.Dir, c.Base)
+		if err != nil {
+			return err
+		}
+		if req.Base, err = build.Check(e.ctx, build.Request{Tree: tree}); err != nil {
+			return fmt.Errorf("base %s: %w", tree.Label, err)
+		}
+	}
+	if req.Tree, err = readTree(c.Dir, c.Rev); err != nil {
+		return err
+	}
+	r, err := build.Build(e.ctx, req)
+	if err != nil {
+		return err
+	}
+	report := output.NewTest(r)
+	if c.JSON {
+		err = output.JSON(e.stdout, report)
+	} else {
+		err = e.text.Test(report)
+	}
+	if err == nil && !report.Passed {
+		err = errReport
+	}
+	return err
+}

@@ -1,0 +1,87 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/writmesh/writ/cue/model"
+	"github.com/writmesh/writ/policy/reach"
+	"github.com/writmesh/writ/policy/source"
+)
+
+// readTree reads a policy tree: a directory, or a revision of the repository
+// that the directory is in.
+func readTree(dir, rev string) (source.Tree, error) {
+	if rev == "" {
+		return source.Dir(dir)
+	}
+	r, err := source.Open(dir)
+	if err != nil {
+		return source.Tree{}, err
+	}
+	return r.Tree(rev)
+}
+
+// asProblems turns what is wrong with a tree into problems with places. It
+// returns nil where the error is about something else.
+func asProblems(err error) model.Problems {
+	var ps model.Problems
+	if errors.As(err, &ps) {
+		return ps
+	}
+	var refusal *source.Refusal
+	if errors.As(err, &refusal) {
+		return model.Problems{{Place: model.Place{File: refusal.Path}, Message: refusal.Reason}}
+	}
+	return nil
+}
+
+// maxInventory bounds an inventory: a hundred thousand nodes.
+const maxInventory = 32 << 20
+
+// readInventory reads a file that "sync inventory" printed; no name, no inventory.
+func readInventory(name string) (*reach.Inventory, error) {
+	if name == "" {
+		return nil, nil
+	}
+	b, err := readFile(name, maxInventory)
+	if err != nil {
+		return nil, fmt.Errorf("read inventory: %w", err)
+	}
+	d := json.NewDecoder(strings.NewReader(string(b)))
+	d.DisallowUnknownFields()
+	inv := &reach.Inventory{}
+	if err := d.Decode(inv); err != nil {
+		return nil, fmt.Errorf("read inventory %s: %w", name, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, fmt.Errorf("read inventory %s: data after the object", name)
+	}
+	for _, n := range inv.Nodes {
+		if n.Name == "" || (n.User == "") == (len(n.Tags) == 0) {
+			return nil, fmt.Errorf("read inventory %s: node %q: want a name, and a user or tags", name, n.Name)
+		}
+	}
+	return inv, nil
+}
+
+// readFile reads a file that is no larger than the limit.
+func readFile(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s: larger than %d bytes", name, limit)
+	}
+	return b, nil
+}
