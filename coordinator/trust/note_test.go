@@ -16,18 +16,24 @@ import (
 // Every single-bit flip of a valid note is refused, and every cut.
 func TestBitFlips(t *testing.T) {
 	for _, v := range vectors() {
-		for bit := range 8 * len(v.msg) {
-			bad := bytes.Clone(v.msg)
-			bad[bit/8] ^= 1 << (bit % 8)
-			if _, err := v.open(bad); err == nil {
-				t.Errorf("%s with bit %d of byte %d (%q) flipped: accepted", v.file, bit%8, bit/8, v.msg[bit/8])
-			}
+		if strings.Contains(v.file, "-") && !strings.HasPrefix(v.file, "root") {
+			continue // another signer of a text that is here already
 		}
-		for n := range v.msg {
-			if _, err := v.open(v.msg[:n]); err == nil {
-				t.Errorf("%s cut to %d bytes: accepted", v.file, n)
+		t.Run(v.file, func(t *testing.T) {
+			t.Parallel()
+			for bit := range 8 * len(v.msg) {
+				bad := bytes.Clone(v.msg)
+				bad[bit/8] ^= 1 << (bit % 8)
+				if _, err := v.open(bad); err == nil {
+					t.Errorf("bit %d of byte %d (%q) flipped: accepted", bit%8, bit/8, v.msg[bit/8])
+				}
 			}
-		}
+			for n := range v.msg {
+				if _, err := v.open(v.msg[:n]); err == nil {
+					t.Errorf("cut to %d bytes: accepted", n)
+				}
+			}
+		})
 	}
 }
 
