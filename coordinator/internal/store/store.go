@@ -65,7 +65,8 @@ const (
 	Record    Kind = "record"
 )
 
-// Kinds are all kinds, in the order in which a coordinator reads them.
+// Kinds are all kinds, in the order in which a coordinator reads them. New ones
+// are appended.
 var Kinds = []Kind{Root, Manifest, Changes, Ended, Leaf, Blob, Admission, Record}
 
 // A Ref names a row.

@@ -2,12 +2,15 @@
 // coordinator that is alone.
 //
 // The file has a bucket for each kind of row, "head" with the head under the key
-// "newest", and "quarantine", where rows that were damaged lie under KIND/KEY
-// for people to look at. Every write is synced before it counts.
+// "newest" and the number of rows of each kind under "rows", and "quarantine",
+// where rows that were damaged lie under KIND/KEY for people to look at. Every
+// write is synced before it counts.
 //
 // The file is locked while it is open: a second coordinator on one state
 // directory ends with an error that names it. The pages of bbolt have no
-// checksums, and it panics on pages that make no sense; here that is an error.
+// checksums, and it panics on pages that make no sense; here that is an error. So
+// is a kind with fewer or more rows than were written, which is how a page that
+// was lost shows.
 package bolt
 
 import (
@@ -31,6 +34,7 @@ const FileName = "store.db"
 const (
 	headBucket       = "head"
 	headKey          = "newest"
+	rowsKey          = "rows"
 	quarantineBucket = "quarantine"
 
 	// lockWait is how long Open waits for another process to let go of the file:
@@ -38,7 +42,10 @@ const (
 	lockWait = 3 * time.Second
 )
 
-var headRef = store.Ref{Kind: headBucket, Key: headKey}
+var (
+	headRef = store.Ref{Kind: headBucket, Key: headKey}
+	rowsRef = store.Ref{Kind: headBucket, Key: rowsKey}
+)
 
 // A Store is an open file.
 type Store struct{ db *bbolt.DB }
@@ -123,12 +130,20 @@ func apply(tx *bbolt.Tx, b store.Batch) error {
 			return err
 		}
 	}
-	for _, r := range b.Delete {
+	n, err := counts(tx)
+	if err != nil {
+		return err
+	}
+	remove := func(r store.Ref) error {
 		bucket, err := bucketOf(tx, r.Kind)
-		if err == nil {
-			err = bucket.Delete([]byte(r.Key))
+		if err != nil || bucket.Get([]byte(r.Key)) == nil {
+			return err
 		}
-		if err != nil {
+		n[r.Kind]--
+		return bucket.Delete([]byte(r.Key))
+	}
+	for _, r := range b.Delete {
+		if err := remove(r); err != nil {
 			return err
 		}
 	}
@@ -141,20 +156,56 @@ func apply(tx *bbolt.Tx, b store.Batch) error {
 		if err := tx.Bucket([]byte(quarantineBucket)).Put([]byte(string(r.Kind)+"/"+r.Key), v); err != nil {
 			return err
 		}
-		if err := bucket.Delete([]byte(r.Key)); err != nil {
+		if err := remove(r); err != nil {
 			return err
 		}
 	}
 	for _, d := range b.Put {
 		bucket, err := bucketOf(tx, d.Kind)
-		if err == nil {
-			err = bucket.Put([]byte(d.Key), store.Seal(d.Ref, d.Value))
-		}
 		if err != nil {
 			return err
 		}
+		if bucket.Get([]byte(d.Key)) == nil {
+			n[d.Kind]++
+		}
+		if err := bucket.Put([]byte(d.Key), store.Seal(d.Ref, d.Value)); err != nil {
+			return err
+		}
 	}
-	return nil
+	return tx.Bucket([]byte(headBucket)).Put([]byte(rowsKey), store.Seal(rowsRef, n.encode()))
+}
+
+// rowCounts are how many rows of each kind there are.
+type rowCounts map[store.Kind]int64
+
+func (n rowCounts) encode() (out []byte) {
+	for _, k := range store.Kinds {
+		out = append(out, store.Number(n[k])...)
+	}
+	return out
+}
+
+func counts(tx *bbolt.Tx) (rowCounts, error) {
+	n := rowCounts{}
+	sealed := tx.Bucket([]byte(headBucket)).Get([]byte(rowsKey))
+	if sealed == nil {
+		return n, nil
+	}
+	v, err := store.Unseal(rowsRef, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("number of rows: %w", err)
+	}
+	for i, k := range store.Kinds {
+		if (i+1)*8 > len(v) {
+			break // written before there was this kind
+		}
+		c, ok := store.ParseNumber(string(v[i*8 : i*8+8]))
+		if !ok {
+			return nil, errors.New("number of rows: no number")
+		}
+		n[k] = c
+	}
+	return n, nil
 }
 
 // A damaged head compares equal to nothing but itself: whoever moves it has read
@@ -194,12 +245,18 @@ func (s *Store) Load(ctx context.Context) (c store.Contents, err error) {
 	defer guard(&err, what)
 	err = s.db.View(func(tx *bbolt.Tx) error {
 		c.Head, c.HeadDamaged = head(tx)
+		written, err := counts(tx)
+		if err != nil {
+			return err
+		}
 		for _, k := range store.Kinds {
 			b, err := bucketOf(tx, k)
 			if err != nil {
 				return err
 			}
+			found := int64(0)
 			err = b.ForEach(func(key, sealed []byte) error {
+				found++
 				if err := ctx.Err(); err != nil {
 					return err
 				}
@@ -212,6 +269,9 @@ func (s *Store) Load(ctx context.Context) (c store.Contents, err error) {
 				c.Documents = append(c.Documents, store.Document{Ref: r, Value: v})
 				return nil
 			})
+			if err == nil && found != written[k] {
+				err = fmt.Errorf("%d rows of kind %s are there, %d were written: restore a backup, or begin with a new state directory", found, k, written[k])
+			}
 			if err != nil {
 				return err
 			}
