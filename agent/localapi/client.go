@@ -29,7 +29,7 @@ func Dial(path string) *Client {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", path)
 		},
-		MaxIdleConns: 1,
+		DisableKeepAlives: true, // a connection costs nothing here, and nobody has to close it
 	}}}
 }
 
@@ -72,7 +72,10 @@ func (c *Client) call(ctx context.Context, method, verb string, q url.Values, in
 		if errors.As(err, &op) && op.Op == "dial" {
 			return fmt.Errorf("no agent answers at %s: %w", c.path, op.Err)
 		}
-		return err
+		if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
+			err = wrapped.Err // the URL says nothing to a person
+		}
+		return fmt.Errorf("%s: the agent at %s: %w", verb, c.path, err)
 	}
 	defer resp.Body.Close()
 	body := io.LimitReader(resp.Body, maxAnswer)

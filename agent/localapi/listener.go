@@ -3,6 +3,7 @@ package localapi
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"sync"
@@ -15,13 +16,14 @@ import (
 type listener struct {
 	*net.UnixListener
 	path string
+	made fs.FileInfo   // of the socket
 	free chan struct{} // one for each connection that may still be accepted
 	done chan struct{} // closed by Close
 	once sync.Once
 }
 
-func newListener(l *net.UnixListener, path string) *listener {
-	n := &listener{UnixListener: l, path: path, free: make(chan struct{}, maxConns), done: make(chan struct{})}
+func newListener(l *net.UnixListener, path string, made fs.FileInfo) *listener {
+	n := &listener{UnixListener: l, path: path, made: made, free: make(chan struct{}, maxConns), done: make(chan struct{})}
 	for range maxConns {
 		n.free <- struct{}{}
 	}
@@ -42,10 +44,15 @@ func (l *listener) Accept() (net.Conn, error) {
 	return &peerConn{UnixConn: c, who: credentials(c), release: sync.OnceFunc(func() { l.free <- struct{}{} })}, nil
 }
 
+// Close removes the socket while it still listens, and only if it is this one:
+// an agent that finds none, or one that nobody answers, makes its own there.
 func (l *listener) Close() (err error) {
 	l.once.Do(func() {
 		close(l.done)
-		err = errors.Join(l.UnixListener.Close(), os.Remove(l.path))
+		if info, serr := os.Lstat(l.path); serr == nil && os.SameFile(info, l.made) {
+			err = os.Remove(l.path)
+		}
+		err = errors.Join(err, l.UnixListener.Close())
 	})
 	return err
 }

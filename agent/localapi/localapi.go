@@ -28,6 +28,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -37,6 +38,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -44,6 +47,10 @@ const (
 	maxConns  = 64
 	maxBody   = 64 << 10
 	waitLimit = 30 * time.Second
+
+	// maxPath is the longest path of a socket on Linux, in bytes: unix(7) has 108
+	// with the zero at its end.
+	maxPath = 107
 )
 
 // An Agent answers the verbs.
@@ -69,6 +76,7 @@ type Server struct {
 	http     *http.Server
 	agent    Agent
 	log      *slog.Logger
+	wait     time.Duration // waitLimit
 }
 
 // SocketName is the socket's name in the agent's directory.
@@ -77,17 +85,8 @@ const SocketName = "agent.sock"
 // Listen makes the socket. A socket that nobody answers is replaced; one that
 // another agent answers is an error.
 func Listen(path string, a Agent, log *slog.Logger) (*Server, error) {
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("local API: another agent answers at %s", path)
-	}
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode().Type() != fs.ModeSocket {
-			return nil, fmt.Errorf("local API: %s is there and is not a socket", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("local API: %w", err)
-		}
+	if err := makeRoom(path); err != nil {
+		return nil, fmt.Errorf("local API: %w", err)
 	}
 	// The socket is made where nobody else can reach it, so that there is no
 	// moment at which it has other permissions than its own.
@@ -97,10 +96,17 @@ func Listen(path string, a Agent, log *slog.Logger) (*Server, error) {
 	}
 	defer os.RemoveAll(dir)
 	tmp := filepath.Join(dir, "s")
+	if len(tmp) > maxPath {
+		return nil, fmt.Errorf("local API: the path %s is too long for a socket by %d bytes", path, len(tmp)-maxPath)
+	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
 	if err == nil {
 		l.SetUnlinkOnClose(false)
 		err = os.Chmod(tmp, 0o660)
+	}
+	var made fs.FileInfo
+	if err == nil {
+		made, err = os.Lstat(tmp)
 	}
 	if err == nil {
 		err = os.Rename(tmp, path)
@@ -111,7 +117,7 @@ func Listen(path string, a Agent, log *slog.Logger) (*Server, error) {
 		}
 		return nil, fmt.Errorf("local API: %w", err)
 	}
-	s := &Server{listener: newListener(l, path), agent: a, log: log}
+	s := &Server{listener: newListener(l, path, made), agent: a, log: log, wait: waitLimit}
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -125,17 +131,46 @@ func Listen(path string, a Agent, log *slog.Logger) (*Server, error) {
 	return s, nil
 }
 
-// Serve answers until ctx ends.
+// makeRoom removes a socket whose agent has ended, and nothing else. Only a connection refused says that nobody listens; a live agent
+// that is busy answers otherwise.
+func makeRoom(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s is there and is not a socket", path)
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
+		c.Close()
+		return fmt.Errorf("another agent answers at %s", path)
+	case !errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("another agent may be at %s: %w", path, err)
+	}
+	return os.Remove(path)
+}
+
+// Serve answers until ctx ends, and returns when the last answer is out, a
+// second later at most.
 func (s *Server) Serve(ctx context.Context) error {
+	s.http.BaseContext = func(net.Listener) context.Context { return ctx }
+	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
 		last, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if s.http.Shutdown(last) != nil {
 			s.http.Close()
 		}
 	})
-	defer stop()
 	err := s.http.Serve(s.listener)
+	if !stop() {
+		<-ended
+	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -158,11 +193,23 @@ func (s *Server) handler() http.Handler {
 		case !mayCall(who, r.URL.Path):
 			s.log.Warn("local API call refused", "uid", who.uid, "path", r.URL.Path)
 			fail(w, http.StatusForbidden, fmt.Errorf("user %d may read and not change this agent", who.uid))
+		case !drain(w, r):
+			w.Header().Set("Connection", "close") // the rest of the body is not waited for
+			fail(w, http.StatusRequestEntityTooLarge, fmt.Errorf("a body of more than %d bytes", maxBody))
 		default:
-			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			mux.ServeHTTP(w, r)
 		}
 	})
+}
+
+// drain reads the body, which no verb has a use for, and reports whether it is
+// one that a caller may send.
+func drain(w http.ResponseWriter, r *http.Request) bool {
+	if r.ContentLength > maxBody {
+		return false
+	}
+	_, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxBody))
+	return err == nil
 }
 
 // mayCall says who may call what: the socket's mode has let the caller in for
@@ -184,7 +231,13 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 		}
 		after = n
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), waitLimit)
+	// The request is read: what its time limit would end now is the waiting, since
+	// the server goes on reading to see the caller leave.
+	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.wait)
 	defer cancel()
 	for {
 		st, changed := s.agent.Status()
@@ -239,6 +292,7 @@ func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) down(w http.ResponseWriter, _ *http.Request) {
 	reply(w, struct{}{})
+	http.NewResponseController(w).Flush() // an error is the caller's having gone
 	s.agent.Down()
 }
 
