@@ -231,12 +231,6 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 		}
 		after = n
 	}
-	// The request is read: what its time limit would end now is the waiting, since
-	// the server goes on reading to see the caller leave.
-	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
-		fail(w, http.StatusInternalServerError, err)
-		return
-	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.wait)
 	defer cancel()
 	for {
