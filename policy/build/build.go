@@ -162,8 +162,8 @@ func read(ctx context.Context, child *sandbox.Child, req Request) (*Result, erro
 	case err != nil:
 		return nil, err
 	}
-	if len(problems) > 0 {
-		return nil, problems
+	if err := problems.Err(); err != nil {
+		return nil, err // both kinds in one list, sorted by place
 	}
 	if r.Leaves, err = compile.Leaves(r.Policy); err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ Example:
 type buildCmd struct {
 	Dir string `arg:"" optional:"" default:"." help:"Directory of the policy (the current one)."`
 	Rev string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
-	Out string `type:"path" placeholder:"OUT" help:"Write the leaves to this directory, which must not exist."`
+	Out string `placeholder:"OUT" help:"Write the leaves to this directory, which must not exist."`
 }
 
 func (buildCmd) Help() string { return buildHelp }

@@ -28,10 +28,11 @@ func (c checkCmd) Run(e *env) error {
 	if err == nil {
 		r, err = build.Check(e.ctx, build.Request{Tree: tree})
 	}
-	report := output.Check{Problems: asProblems(err)}
-	if err != nil && report.Problems == nil {
+	problems := asProblems(err)
+	if err != nil && problems == nil {
 		return err
 	}
+	report := output.NewCheck(problems)
 	if err == nil {
 		report.Count(r)
 	}

@@ -104,11 +104,11 @@ func (e *env) complain(err error) {
 	t := output.NewText(e.stderr)
 	var ps model.Problems
 	if !errors.As(err, &ps) {
-		t.Plain("policy: " + err.Error())
+		t.Line("policy: " + err.Error())
 		return
 	}
 	if before, found := strings.CutSuffix(err.Error(), ": "+ps.Error()); found {
-		t.Plain("policy: " + before + ":")
+		t.Line("policy: " + before + ":")
 	}
 	t.Problems(ps)
 }

@@ -23,7 +23,7 @@ Example:
 type diffCmd struct {
 	Base      string `arg:"" help:"A directory or a revision; or BASE..HEAD."`
 	Head      string `arg:"" optional:"" help:"A directory or a revision."`
-	Inventory string `type:"path" placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
+	Inventory string `placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
 	JSON      bool   `name:"json" help:"Write JSON."`
 }
 
@@ -41,7 +41,7 @@ func (c diffCmd) Run(e *env) error {
 	var built [2]*build.Result
 	for i, tree := range trees {
 		if built[i], err = build.Check(e.ctx, build.Request{Tree: tree}); err != nil {
-			return fmt.Errorf("%s: %w", tree.Label, err)
+			return fmt.Errorf("%s does not load: %w", tree.Label, err)
 		}
 	}
 	d := build.Compare(built[0], built[1], inv)

@@ -22,7 +22,7 @@ type testCmd struct {
 	Dir       string `arg:"" optional:"" default:"." help:"Directory of the policy (the current one)."`
 	Rev       string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
 	Base      string `placeholder:"REV" help:"Judge the difference to this revision of the repository that DIR is in."`
-	Inventory string `type:"path" placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
+	Inventory string `placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
 	JSON      bool   `name:"json" help:"Write JSON."`
 }
 
@@ -40,7 +40,7 @@ func (c testCmd) Run(e *env) error {
 			return err
 		}
 		if req.Base, err = build.Check(e.ctx, build.Request{Tree: tree}); err != nil {
-			return fmt.Errorf("base %s: %w", tree.Label, err)
+			return fmt.Errorf("base %s does not load: %w", tree.Label, err)
 		}
 	}
 	if req.Tree, err = readTree(c.Dir, c.Rev); err != nil {

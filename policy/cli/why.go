@@ -28,7 +28,7 @@ type whyCmd struct {
 	Port      string `arg:"" help:"One port: tcp/443, icmp, proto/47."`
 	Dir       string `default:"." placeholder:"DIR" help:"Directory of the policy (the current one)."`
 	Rev       string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
-	Inventory string `type:"path" placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
+	Inventory string `placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
 	JSON      bool   `name:"json" help:"Write JSON."`
 }
 

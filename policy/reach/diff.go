@@ -2,6 +2,7 @@ package reach
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,9 +48,17 @@ type Cause struct {
 
 // A Pair is one question.
 type Pair struct {
-	From   Node       `json:"from"`
-	To     Node       `json:"to"`
-	Target acl.Target `json:"target"`
+	From, To Node
+	Target   acl.Target
+}
+
+// MarshalJSON writes the target as rules write ports.
+func (p Pair) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		From Node   `json:"from"`
+		To   Node   `json:"to"`
+		On   string `json:"on"`
+	}{p.From, p.To, p.Target.String()})
 }
 
 // cell is what changes for one pair of nodes on one port class.

@@ -104,11 +104,11 @@ type Admitted struct {
 
 // A Node is a node that exists or might.
 type Node struct {
-	Name     string // empty where imagined
-	User     string // e-mail address; empty for a tagged node
-	Tags     []string
-	Stranger bool // imagined: a user that the policy does not mention
-	Real     bool // of the inventory
+	Name     string   `json:"name,omitempty"` // empty where imagined
+	User     string   `json:"user,omitempty"` // e-mail address; empty for a tagged node
+	Tags     []string `json:"tags,omitempty"`
+	Stranger bool     `json:"stranger,omitempty"` // imagined: a user that the policy does not mention
+	Real     bool     `json:"real,omitempty"`     // of the inventory
 }
 
 // String names a node as people do.

@@ -45,7 +45,7 @@ func Explain(p *model.Policy, c *Compiled, from, to Node, target acl.Target, at 
 		w.Chain = append(w.Chain, selected(p, c, r.From, from, to, at, "from")...)
 		w.Chain = append(w.Chain, selected(p, c, r.To, to, from, at, "to")...)
 		for _, a := range r.Allow {
-			if ports, err := acl.ParsePorts(a.Text); err != nil || ports.Contains(target) {
+			if opens(p, a.Text, target, nil) {
 				w.Chain = append(w.Chain, Step{a.Place, "allows " + a.Text})
 			}
 		}
@@ -70,21 +70,40 @@ func Explain(p *model.Policy, c *Compiled, from, to Node, target acl.Target, at 
 	return w
 }
 
+// opens reports whether a port as written, or the service that it names, contains
+// the target. The services on the way to here end what goes round.
+func opens(p *model.Policy, text string, target acl.Target, above []string) bool {
+	name, ok := strings.CutPrefix(text, "service:")
+	if !ok {
+		ports, err := acl.ParsePorts(text)
+		return err == nil && ports.Contains(target)
+	}
+	i := slices.IndexFunc(p.Services, func(s model.Service) bool { return s.Name == name })
+	if i < 0 || slices.Contains(above, name) {
+		return false
+	}
+	return slices.ContainsFunc(p.Services[i].Ports, func(ref model.PortRef) bool {
+		return opens(p, ref.Text, target, append(slices.Clip(above), name))
+	})
+}
+
 // selected is how one side of a rule selects a node: the first reference that
 // does, and the way into the group where it is one.
 func selected(p *model.Policy, c *Compiled, refs []model.Ref, n, other Node, at time.Time, side string) []Step {
-	for _, ref := range matching(c, refs, n, other, at) {
-		steps := []Step{{ref.Place, fmt.Sprintf("%s %s", side, ref.Selector)}}
-		if ref.Selector.Kind == acl.KindGroup {
-			for _, pr := range n.principals() {
-				if way := GroupPath(p, pr, ref.Selector.Name, at); way != nil {
-					return append(steps, way...)
-				}
+	selecting := matching(c, refs, n, other, at)
+	if len(selecting) == 0 {
+		return nil
+	}
+	ref := selecting[0]
+	steps := []Step{{ref.Place, fmt.Sprintf("%s %s", side, ref.Selector)}}
+	if ref.Selector.Kind == acl.KindGroup {
+		for _, pr := range n.principals() {
+			if way := GroupPath(p, pr, ref.Selector.Name, at); way != nil {
+				return append(steps, way...)
 			}
 		}
-		return steps
 	}
-	return nil
+	return steps
 }
 
 // miss says in what one thing a rule does not allow the request, if it is one.

@@ -27,7 +27,20 @@ type Check struct {
 func (c *Check) Count(r *build.Result) {
 	c.Network = r.Policy.Network.Name
 	c.Rules, c.Tests, c.Guards = len(r.Policy.Rules), len(r.Policy.Tests), r.GuardCount()
-	c.Warnings = r.Policy.Warnings
+	c.Warnings = full(r.Policy.Warnings)
+}
+
+// NewCheck is a report of problems, of which there may be none.
+func NewCheck(ps model.Problems) Check {
+	return Check{Problems: full(ps), Warnings: model.Problems{}}
+}
+
+// full is a list that JSON writes as one, also where it is empty.
+func full[S ~[]E, E any](list S) S {
+	if list == nil {
+		return S{}
+	}
+	return list
 }
 
 // A Test is what "policy test" reports.
@@ -43,7 +56,7 @@ type Test struct {
 func NewTest(r *build.Result) Test {
 	return Test{
 		Passed: r.Tests.OK() && len(r.Denied()) == 0,
-		Tests:  r.Tests, Guards: r.Guards, Approvals: r.Approvals, Warnings: r.Policy.Warnings,
+		Tests:  r.Tests, Guards: full(r.Guards), Approvals: full(r.Approvals), Warnings: full(r.Policy.Warnings),
 	}
 }
 

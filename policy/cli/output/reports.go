@@ -108,10 +108,12 @@ func (t *Text) change(c reach.Change, m mark, verb string, counted bool) {
 	until := ""
 	switch {
 	case c.Kept:
-		m = kept
+		m, until = kept, "now "+end(c.Until)
 		verb = strings.Replace(strings.Replace(verb, "gain", "keep", 1), "lose", "keep", 1)
-		to += ", now " + end(c.Until)
-	case !c.Until.IsZero():
+	case c.Until.IsZero():
+	case m == loss:
+		until = "would have ended " + reach.Moment(c.Until)
+	default:
 		until = end(c.Until)
 	}
 	t.marked(m, "%s %s %s on %s", from, verb, strings.Join(c.Ports, ", "), to)

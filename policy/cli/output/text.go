@@ -67,6 +67,9 @@ func (t *Text) painted(m mark) string {
 // Plain writes a line, wrapped.
 func (t *Text) Plain(line string) { t.hung(line, 0, 2) }
 
+// Line writes a line as it is, however long: an error is searched for whole.
+func (t *Text) Line(line string) { t.raw(visible(line)) }
+
 // hung writes a line that is indented, and more so where it goes on.
 func (t *Text) hung(line string, first, rest int) {
 	for i, l := range wrap(line, Width-first, Width-rest) {
