@@ -49,7 +49,8 @@ type Config struct {
 	Identity key.IdentityPrivate
 	Papers   func() []byte                       // the node's admission note
 	Receive  func(src key.NodeID, packet []byte) // must not keep packet
-	// Home is told the names of the home relays whenever they change.
+	// Home is told the names of the home relays whenever they change. Calls come
+	// one at a time and in order; none begins after Close.
 	Home func(names []string)
 	// Up is told that a relay has connected, so that waiting handshakes go out.
 	Up   func()
@@ -64,11 +65,13 @@ type Relays struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
+	telling sync.Mutex // held while home relays are told, so that the newest are told last
+
 	mu     sync.RWMutex // guards the fields below
 	list   []leaf.Relay
 	conns  map[string]*connection  // by name
 	homes  map[key.NodeID][]string // of peers
-	home   []string                // as last told
+	home   []string                // as last told; by the holder of telling
 	closed bool
 }
 
@@ -170,7 +173,13 @@ func (r *Relays) watch(ctx context.Context, c *connection) {
 
 // tell names the home relays to Config.Home if they are others than before.
 func (r *Relays) tell() {
+	r.telling.Lock()
+	defer r.telling.Unlock()
 	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return // a node that ends leaves its record as it is
+	}
 	var home []string
 	for _, relay := range r.list[:min(maxHome, len(r.list))] {
 		if c := r.conns[relay.Name]; c != nil && c.client.State().Phase == client.Connected {
@@ -212,8 +221,9 @@ func (r *Relays) sweep() {
 }
 
 // Send carries packets to a node by the first of its home relays that is
-// connected. Where none is, it begins to connect to the first and returns
-// ErrNoPath: WireGuard sends again.
+// connected. Where none is, it begins to connect to the first, or to the next
+// where that was tried and failed, and returns ErrNoPath: WireGuard sends again.
+// It never waits.
 func (r *Relays) Send(dst key.NodeID, packets [][]byte) error {
 	r.mu.RLock()
 	var to *connection
@@ -252,12 +262,16 @@ func (r *Relays) touch(c *connection) {
 	}
 }
 
-// open begins to connect to the first of the named relays.
+// open begins to connect to the first of the named relays, and to the others in
+// turn once those before have failed.
 func (r *Relays) open(names []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, name := range names {
-		if r.conns[name] != nil {
+		if c := r.conns[name]; c != nil {
+			if c.client.State().LastError == nil {
+				return // on its way
+			}
 			continue
 		}
 		if i := slices.IndexFunc(r.list, func(l leaf.Relay) bool { return l.Name == name }); i >= 0 {
