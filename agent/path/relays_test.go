@@ -378,6 +378,11 @@ func TestClose(t *testing.T) {
 		alice.Set(m.list("a", "b", "c"), map[key.NodeID][]string{bob.id: {"c"}})
 		alice.Send(bob.id, [][]byte{packet("x")})
 		alice.Close() // with one connected, one waiting, one just begun
+		for _, s := range alice.States() {
+			if s.Phase != client.Idle {
+				t.Errorf("relay %s is %s after Close, want idle", s.Name, s.Phase)
+			}
+		}
 		synctest.Wait()
 		for name, r := range m.relays {
 			if name != "b" && r.Metric("writ_relay_clients") != 0 {
@@ -390,10 +395,20 @@ func TestClose(t *testing.T) {
 			t.Error("a packet is sent after Close")
 		}
 		alice.PapersChanged()
-		for _, s := range alice.States() {
-			if s.Phase != client.Idle {
-				t.Errorf("relay %s is %s after Close, want idle", s.Name, s.Phase)
-			}
+	})
+}
+
+// The record of a node that ends stays as it is, in whatever order its
+// connections end.
+func TestCloseTellsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, "a", "b")
+		for range 20 {
+			alice := m.node()
+			alice.Set(m.list("a", "b"), nil)
+			alice.tellings()
+			alice.Close()
+			wantStrings(t, "closed", alice.tellings())
 		}
 	})
 }
