@@ -178,10 +178,21 @@ func (s *Snapshot) Concerning(w *Watch, n *Node) map[key.NodeID]*Node {
 		along(selector)
 	}
 	if n.Person() != "" {
-		// A grant to or from autogroup:self is between nodes of one user, whatever
-		// stands at its other end.
-		if len(all[Edge](s, w, tableEdges, indexTo, Self)) > 0 || len(all[Edge](s, w, tableEdges, indexFrom, Self)) > 0 {
-			members(Self)
+		// A grant with autogroup:self at one end is between nodes of one user. Where
+		// n is not what stands at its other end, those are that are.
+		own := all[*Node](s, w, tableNodes, indexSelector, n.Person())
+		at := func(selector string) {
+			for _, m := range own {
+				if selector == Self || slices.Contains(m.selectors, selector) {
+					out[m.ID] = m
+				}
+			}
+		}
+		for _, e := range all[Edge](s, w, tableEdges, indexTo, Self) {
+			at(e.From)
+		}
+		for _, e := range all[Edge](s, w, tableEdges, indexFrom, Self) {
+			at(e.To)
 		}
 	}
 	delete(out, n.ID)

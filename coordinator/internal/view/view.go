@@ -101,7 +101,6 @@ func For(s *state.Snapshot, id key.NodeID, have netmap.Have, at time.Time) Next 
 func Documents(s *state.Snapshot, w *state.Watch, id key.NodeID, have netmap.Have) Next {
 	d := &documents{s: s, id: id, have: have, u: &wire.Update{}}
 	d.next.Have = have
-	d.next.Have.Peers = maps.Clone(have.Peers)
 	n, ok := s.Node(w, id)
 	d.roots(w)
 	d.ended(w)
