@@ -3,7 +3,7 @@
 // # Paths
 //
 // Every packet goes by relay: the first connected one of the home relays that
-// the peer's record names. A node keeps connections to its own home relays,
+// the peer's record names, or of this node's own where it names none. A node keeps connections to its own home relays,
 // where peers find it, and opens one to another relay only while it sends there.
 //
 // # Home relays
@@ -220,20 +220,30 @@ func (r *Relays) sweep() {
 	}
 }
 
+// by is the connection that packets to a peer go by: the first of its home relays
+// that is connected, and for a peer whose record names none yet, the first of
+// this node's own; r.mu is held.
+func (r *Relays) by(dst key.NodeID) *connection {
+	homes, known := r.homes[dst]
+	if known && len(homes) == 0 {
+		homes = r.home
+	}
+	for _, name := range homes {
+		if c := r.conns[name]; c != nil && c.client.State().Phase == client.Connected {
+			return c
+		}
+	}
+	return nil
+}
+
 // Send carries packets to a node by the first of its home relays that is
 // connected. Where none is, it begins to connect to the first, or to the next
 // where that was tried and failed, and returns ErrNoPath: WireGuard sends again.
 // It never waits.
 func (r *Relays) Send(dst key.NodeID, packets [][]byte) error {
 	r.mu.RLock()
-	var to *connection
 	homes := r.homes[dst]
-	for _, name := range homes {
-		if c := r.conns[name]; c != nil && c.client.State().Phase == client.Connected {
-			to = c
-			break
-		}
-	}
+	to := r.by(dst)
 	r.mu.RUnlock()
 	if to == nil {
 		r.open(homes)
@@ -306,10 +316,8 @@ func (r *Relays) States() (out []State) {
 func (r *Relays) To(dst key.NodeID) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for _, name := range r.homes[dst] {
-		if c := r.conns[name]; c != nil && c.client.State().Phase == client.Connected {
-			return name
-		}
+	if c := r.by(dst); c != nil {
+		return c.relay.Name
 	}
 	return ""
 }

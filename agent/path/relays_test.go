@@ -195,6 +195,24 @@ func TestSendToNobody(t *testing.T) {
 	})
 }
 
+// A node's first record is written before it is connected to a relay.
+func TestPeerWhoseRecordNamesNoRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, "a", "b")
+		alice, bob := m.node(), m.node()
+		bob.Set(m.list("b"), nil)
+		alice.Set(m.list("a", "b"), map[key.NodeID][]string{bob.id: nil})
+		synctest.Wait()
+		m.relays["a"].Kill()
+		synctest.Wait()
+		wantString(t, "path", alice.To(bob.id), "b")
+		if err := alice.Send(bob.id, [][]byte{packet("hello")}); err != nil {
+			t.Error(err)
+		}
+		wantStrings(t, "bob", bob.received(), alice.id.Short()+" hello")
+	})
+}
+
 // A relay where only a peer waits is connected to when there is something to
 // send, and left when there is not.
 func TestPeerAtAnotherRelay(t *testing.T) {
