@@ -43,7 +43,12 @@ import (
 // version is set by the linker.
 var version = "devel"
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
 
 type program struct {
 	Version kong.VersionFlag `help:"Print the version."`
@@ -64,9 +69,8 @@ type env struct {
 	log    *slog.Logger
 }
 
-func run(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+// command runs one verb and returns the exit code.
+func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	exited := -1
 	var p program
 	k, err := kong.New(&p,

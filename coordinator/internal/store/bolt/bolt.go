@@ -38,8 +38,8 @@ const (
 	quarantineBucket = "quarantine"
 
 	// lockWait is how long Open waits for another process to let go of the file:
-	// a coordinator that is being restarted ends its streams in that time.
-	lockWait = 3 * time.Second
+	// one that was just killed has, and one that runs is told of soon.
+	lockWait = time.Second
 )
 
 var (

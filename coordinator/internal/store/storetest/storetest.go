@@ -5,11 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/writmesh/writ/coordinator/internal/store"
 	"github.com/writmesh/writ/coordinator/key"
@@ -94,8 +93,8 @@ func text(c store.Contents) []string {
 func want(t *testing.T, s store.Store, h store.Head, docs ...store.Document) {
 	t.Helper()
 	wanted := text(store.Contents{Head: h, Documents: docs})
-	if diff := cmp.Diff(wanted, rows(t, s)); diff != "" {
-		t.Errorf("rows differ (-want +got):\n%s", diff)
+	if got := rows(t, s); !slices.Equal(got, wanted) {
+		t.Errorf("got rows %q, want %q", got, wanted)
 	}
 }
 
