@@ -15,7 +15,7 @@
 // # Writing
 //
 // Write makes a temporary file in the same directory, writes and syncs it, keeps
-// the file that was there as NAME.prev, renames the new one into place and syncs
+// the file that was there, if it is whole, as NAME.prev, renames the new one into place and syncs
 // the directory. Whenever the machine stops, NAME or NAME.prev is whole. Files
 // have mode 0600.
 //
@@ -108,7 +108,7 @@ func Write(path, kind string, content []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = keepPrevious(path)
+		err = keepPrevious(path, kind)
 	}
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)
@@ -123,8 +123,12 @@ func Write(path, kind string, content []byte) error {
 }
 
 // keepPrevious gives the file a second name. The first stays, so that there is
-// no moment without it.
-func keepPrevious(path string) error {
+// no moment without it. A file that is damaged is not kept: the copy before it is
+// then the only whole one until the new file is in place.
+func keepPrevious(path, kind string) error {
+	if _, err := readOne(path, kind); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	prev := path + ".prev"
 	if err := os.Remove(prev); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
