@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/coordinator/key"
 	"github.com/writmesh/writ/coordinator/leaf"
 	"github.com/writmesh/writ/coordinator/papers"
@@ -167,9 +168,18 @@ func (c *candidate) prune() {
 	for _, name := range c.required() {
 		need[name] = true
 	}
+	seen := make(map[acl.Selector]bool) // many peers, few principals
+	mark := func(sel acl.Selector) {
+		if !seen[sel] {
+			seen[sel], need[leaf.PrincipalName(sel)] = true, true
+		}
+	}
 	for _, p := range c.peers {
-		for _, sel := range p.admission.Principals() {
-			need[leaf.PrincipalName(sel)] = true
+		if u := p.admission.User; u != nil {
+			mark(acl.Selector{Kind: acl.KindUser, Name: u.Email})
+		}
+		for _, tag := range p.admission.Tags {
+			mark(acl.Selector{Kind: acl.KindTag, Name: tag})
 		}
 	}
 	maps.DeleteFunc(c.held, func(name string, _ *held) bool { return !need[name] })
