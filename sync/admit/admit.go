@@ -12,8 +12,8 @@
 //  3. A pinned node: the policy names its identity key. It gets the name, user or
 //     tags, and address of the pin.
 //  4. An enrolment: the entry is in the policy, its key signed this identity key,
-//     name and exactly the entry's tags, and the name matches the entry's
-//     patterns.
+//     name and exactly the entry's tags, the name matches the entry's patterns,
+//     and no pin names the identity key: that one is to join as the policy says.
 //  5. The name is not that of a live node, and not pinned for another key.
 //  6. The address is the pin's, or the lowest of the network's prefix that no
 //     live node and no pin has.
@@ -31,7 +31,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -138,6 +137,9 @@ func (a *Admitter) Decide(id key.IdentityPublic, join []byte, now time.Time) (*p
 	if a.standing == nil {
 		return nil, nil, ErrNotReady
 	}
+	if err := a.Log.settle(); err != nil {
+		return nil, nil, err
+	}
 	node := id.NodeID()
 	if a.standing.Ended.Has(node) || a.standing.Revoked[node] {
 		return nil, nil, refuse("this identity key is out of the network (%s); a new one may join", a.why(node))
@@ -179,15 +181,14 @@ func (a *Admitter) why(id key.NodeID) string {
 func (a *Admitter) judge(j *papers.Join, p *papers.Proof) (*papers.Admission, error) {
 	ad := &papers.Admission{}
 	pin, reserved := a.standing.Pins[j.Name]
+	own, pinned := a.pinOf(j.Identity)
 	switch p.Kind {
 	case papers.ProofPin:
-		if !reserved || !pin.Key.Equal(j.Identity) {
-			for _, other := range a.standing.Pins {
-				if other.Key.Equal(j.Identity) {
-					return nil, refuse("the policy pins this identity key as %q, not as %q", other.Name, j.Name)
-				}
-			}
+		switch {
+		case !pinned:
 			return nil, refuse("the policy has no node %q with the identity key %s", j.Name, j.Identity)
+		case own != j.Name:
+			return nil, refuse("the policy pins this identity key as %q, not as %q", own, j.Name)
 		}
 		if pin.User != "" {
 			ad.User = &acl.User{Email: pin.User, Issuer: Issuer, Subject: pin.User}
@@ -199,12 +200,14 @@ func (a *Admitter) judge(j *papers.Join, p *papers.Proof) (*papers.Admission, er
 		switch {
 		case !ok:
 			return nil, refuse("the policy has no enrolment entry %q", p.Entry)
-		case !slices.Equal(p.Tags, entry.Tags):
-			return nil, refuse("enrolment entry %q gives the tags %s, the secret is for %s", p.Entry, strings.Join(entry.Tags, ", "), strings.Join(p.Tags, ", "))
 		case !entry.Key.Verify(papers.EnrolText(a.Network, j.Identity, j.Name, p.Tags), p.Signature):
 			return nil, refuse("the secret is not the one of enrolment entry %q", p.Entry)
+		case !slices.Equal(p.Tags, entry.Tags): // said to nobody without the secret
+			return nil, refuse("enrolment entry %q gives the tags %s, the secret is for %s", p.Entry, strings.Join(entry.Tags, ", "), strings.Join(p.Tags, ", "))
 		case !matches(entry.Names, j.Name):
 			return nil, refuse("enrolment entry %q is for nodes named %s, not %q", p.Entry, strings.Join(entry.Names, ", "), j.Name)
+		case pinned:
+			return nil, refuse("the policy pins this identity key as %q; it joins without an enrolment secret", own)
 		case reserved:
 			return nil, refuse("the policy pins the name %q for another identity key", j.Name)
 		}
@@ -224,6 +227,17 @@ func (a *Admitter) judge(j *papers.Join, p *papers.Proof) (*papers.Admission, er
 		err = refuse("the pinned address %s is still another node's", ad.IPv4)
 	}
 	return ad, err
+}
+
+// pinOf finds the name under which the policy pins an identity key. Where it
+// stands twice, the first in the order of names counts.
+func (a *Admitter) pinOf(id key.IdentityPublic) (name string, ok bool) {
+	for _, pin := range a.standing.Pins {
+		if pin.Key.Equal(id) && (!ok || pin.Name < name) {
+			name, ok = pin.Name, true
+		}
+	}
+	return name, ok
 }
 
 // used are the addresses of live nodes; it refuses a name that a live node has.
@@ -263,12 +277,29 @@ func (a *Admitter) lease(used map[netip.Addr]bool) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("lease an address: every address of %s is taken", prefix)
 }
 
-// matches reports whether a name matches one of the patterns, in which '*'
-// stands for any characters.
+// matches reports whether a name matches one of the patterns, in which '*' stands
+// for any characters, and every other character for itself.
 func matches(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
-		ok, err := path.Match(p, name)
-		return err == nil && ok
+		first, rest, star := strings.Cut(p, "*")
+		if !star {
+			return p == name
+		}
+		name, ok := strings.CutPrefix(name, first)
+		if !ok {
+			return false
+		}
+		for {
+			// Each part is taken where it first occurs, the last where the name ends.
+			part, after, more := strings.Cut(rest, "*")
+			if !more {
+				return strings.HasSuffix(name, part)
+			}
+			if _, name, ok = strings.Cut(name, part); !ok {
+				return false
+			}
+			rest = after
+		}
 	})
 }
 
@@ -279,6 +310,9 @@ func matches(patterns []string, name string) bool {
 func (a *Admitter) Succeed(next *Standing, decide func(ending map[key.NodeID]string, head key.Hash) (*Standing, error)) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.Log.settle(); err != nil {
+		return err // an admission that is not counted yet may be one that ends
+	}
 	ending := map[key.NodeID]string{}
 	for _, e := range a.Log.Nodes() {
 		id := e.Admission.Identity.NodeID()
