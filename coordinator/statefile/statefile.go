@@ -123,20 +123,17 @@ func Write(path, kind string, content []byte) error {
 }
 
 // keepPrevious gives the file a second name. The first stays, so that there is
-// no moment without it. A file that is damaged is not kept: the copy before it is
-// then the only whole one until the new file is in place.
+// no moment without it. A file that is damaged or gone is not kept: the copy
+// before it is then the only whole one until the new file is in place.
 func keepPrevious(path, kind string) error {
-	if _, err := readOne(path, kind); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := readOne(path, kind); err != nil {
 		return nil
 	}
 	prev := path + ".prev"
 	if err := os.Remove(prev); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.Link(path, prev); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return os.Link(path, prev)
 }
 
 func syncDir(dir string) error {

@@ -187,20 +187,25 @@ func TestStopAtEachStepLeavesAWholeCopy(t *testing.T) {
 // A damaged file never takes the place of the whole copy that was read instead
 // of it: the machine may stop before the new one is there.
 func TestDamagedFileDoesNotReplaceTheWholeCopy(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "netmap.state")
-	write(t, path, "older")
-	write(t, path, "old")
-	put(t, path, []byte("garbage"))
-	if err := keepPrevious(path, kind); err != nil {
-		t.Fatal(err)
-	}
-	if got, _ := Read(path, kind); string(got) != "older" {
-		t.Errorf("stopped before the rename: got %q, want older", got)
-	}
-	write(t, path, "new")
-	put(t, path, []byte("garbage"))
-	if got, _ := Read(path, kind); string(got) != "older" {
-		t.Errorf("after the write, damaged again: got %q, want older", got)
+	for _, damage := range []func(path string) error{
+		func(path string) error { return os.WriteFile(path, []byte("garbage"), 0o600) },
+		os.Remove,
+	} {
+		path := filepath.Join(t.TempDir(), "netmap.state")
+		write(t, path, "older")
+		write(t, path, "old")
+		for range 2 {
+			if err := damage(path); err != nil {
+				t.Fatal(err)
+			}
+			if err := keepPrevious(path, kind); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := Read(path, kind); string(got) != "older" {
+				t.Errorf("stopped before the rename: got %q, want older", got)
+			}
+			write(t, path, "new")
+		}
 	}
 }
 
