@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 //	exits N COMMAND...   the command ends with exactly this code
 //	commit BRANCH        commits the current directory as the branch's next
 //	                     commit; a new branch begins where the last commit was
+//	documents            writes a signed document of each kind
 //
 // UPDATE=1 rewrites what "cmp stdout" and "cmp stderr" compare with.
 func TestScripts(t *testing.T) {
@@ -40,8 +41,9 @@ func TestScripts(t *testing.T) {
 		Dir:           "testdata/script",
 		UpdateScripts: os.Getenv("UPDATE") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":  exits,
-			"commit": commit,
+			"exits":     exits,
+			"commit":    commit,
+			"documents": documents,
 		},
 		Setup: func(e *testscript.Env) error {
 			return os.CopyFS(filepath.Join(e.WorkDir, "example"), os.DirFS(example))

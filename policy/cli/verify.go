@@ -222,7 +222,7 @@ func (v *verifier) ended(d *document) {
 	if d.err = err; err != nil {
 		return
 	}
-	d.details = []string{fmt.Sprintf("number    %d, epoch %d, %d nodes, issued %s", e.Number, e.Epoch, len(e.Nodes), moment(e.Issued))}
+	d.details = []string{fmt.Sprintf("number    %d, epoch %d, nodes %d, issued %s", e.Number, e.Epoch, len(e.Nodes), moment(e.Issued))}
 }
 
 func (v *verifier) admission(d *document) {

@@ -30,7 +30,7 @@ type Change struct {
 	To     []string  `json:"to"`               //
 	Ports  []string  `json:"ports"`            //
 	Until  time.Time `json:"until,omitzero"`   // when what is gained ends, or what is left of what is lost
-	Before time.Time `json:"before,omitzero"`  // when it ended before, where access was there and lasts longer or shorter
+	Before time.Time `json:"before,omitzero"`  // where it is kept: when it ended before; zero: it did not
 	Kept   bool      `json:"kept,omitempty"`   // access is there before and after; only its end changes
 	Rules  []string  `json:"rules"`            // that give it: of the new policy for gains, of the old for losses
 	People []string  `json:"people"`           // users among From, by e-mail address
@@ -65,6 +65,7 @@ func (p Pair) MarshalJSON() ([]byte, error) {
 type cell struct {
 	gained, lost acl.Verdict // zero where there is nothing of the kind
 	kept         bool
+	before       time.Time // when what is kept ended before
 }
 
 // Diff compares two policies at a time. A nil base is a policy that allows
@@ -132,10 +133,11 @@ func compare(was, is acl.Verdict) cell {
 	case !is.Allowed, is.Until.Equal(was.Until):
 		return cell{}
 	case was.Until.IsZero(), !is.Until.IsZero() && is.Until.Before(was.Until):
+		before := was.Until
 		was.Until = is.Until // what is left
-		return cell{lost: was, kept: true}
+		return cell{lost: was, kept: true, before: before}
 	default:
-		return cell{gained: is, kept: true}
+		return cell{gained: is, kept: true, before: was.Until}
 	}
 }
 
@@ -198,6 +200,7 @@ type rectangles struct {
 	ports   []PortClass
 	verdict acl.Verdict
 	kept    bool
+	before  time.Time
 	rules   []string
 	to      map[int][]int // class of From → classes of To, rising
 }
@@ -210,8 +213,8 @@ func (g *grouping) add(from, to int, row []cell) {
 
 func (g *grouping) side(into map[string]*rectangles, from, to int, row []cell, of func(cell) acl.Verdict) {
 	type key struct {
-		until int64
-		kept  bool
+		until, before int64
+		kept          bool
 	}
 	byEnd := map[key]*rectangles{}
 	var order []key
@@ -220,10 +223,10 @@ func (g *grouping) side(into map[string]*rectangles, from, to int, row []cell, o
 		if !v.Allowed {
 			continue
 		}
-		k := key{v.Until.Unix(), c.kept}
+		k := key{v.Until.Unix(), c.before.Unix(), c.kept}
 		r := byEnd[k]
 		if r == nil {
-			r = &rectangles{verdict: v, kept: c.kept, to: map[int][]int{}}
+			r = &rectangles{verdict: v, kept: c.kept, before: c.before, to: map[int][]int{}}
 			byEnd[k] = r
 			order = append(order, k)
 		}
@@ -258,7 +261,7 @@ func (g *grouping) changes(in map[string]*rectangles) []Change {
 			to := r.to[sources[0]]
 			c := Change{
 				From: g.names.name(g.set(sources)), To: g.names.name(g.set(to)),
-				Ports: portText(r.ports, len(g.ports)), Until: r.verdict.Until, Kept: r.kept, Rules: r.rules,
+				Ports: portText(r.ports, len(g.ports)), Until: r.verdict.Until, Kept: r.kept, Before: r.before, Rules: r.rules,
 				Sample: Pair{g.nodes[g.classes[sources[0]][0]], g.nodes[g.classes[to[0]][0]], r.ports[0].Target},
 			}
 			c.People, c.Nodes = g.people(g.set(sources)), g.real(g.set(to))
@@ -270,7 +273,7 @@ func (g *grouping) changes(in map[string]*rectangles) []Change {
 			strings.Compare(strings.Join(a.To, " "), strings.Join(b.To, " ")),
 			strings.Compare(strings.Join(a.From, " "), strings.Join(b.From, " ")),
 			strings.Compare(strings.Join(a.Ports, " "), strings.Join(b.Ports, " ")),
-			a.Until.Compare(b.Until), slices.Compare(a.Rules, b.Rules),
+			a.Until.Compare(b.Until), a.Before.Compare(b.Before), slices.Compare(a.Rules, b.Rules),
 		)
 	})
 	return out

@@ -100,7 +100,7 @@ func (n *namer) name(set []bool) []string {
 	}
 	for i, is := range left {
 		if is {
-			out = append(out, n.nodes[i].String())
+			out = append(out, n.single(i))
 		}
 	}
 	if len(out) > 2 {
@@ -109,6 +109,16 @@ func (n *namer) name(set []bool) []string {
 		}
 	}
 	return out
+}
+
+// single describes one node. The imagined node of a user or tag, where others of
+// the same user or tag are not meant, is whichever node the policy does not name.
+func (n *namer) single(i int) string {
+	text := n.nodes[i].String()
+	if slices.ContainsFunc(n.words, func(w word) bool { return w.text == text && w.n > 1 }) {
+		return "other nodes of " + text
+	}
+	return text
 }
 
 // except looks for a word that is the set and at most two words more.

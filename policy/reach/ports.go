@@ -12,12 +12,18 @@ type PortClass struct {
 	Ports  acl.Ports // the class as text: a range, a protocol, icmp
 	Target acl.Target
 	Other  bool // every protocol that nothing names
+
+	family acl.Proto // of a class of pings: ICMP or ICMPv6; zero where it is both
 }
 
 // Classes cuts all targets into classes that none of the sets tells apart, in a
-// fixed order.
+// fixed order. Port 0, which no range holds but a packet can ask for, is a class
+// of its own.
 func Classes(sets ...acl.Ports) []PortClass {
-	cuts := map[acl.Proto]map[uint32]bool{acl.TCP: {1: true}, acl.UDP: {1: true}, acl.SCTP: {1: true}}
+	cuts := map[acl.Proto]map[uint32]bool{}
+	for _, p := range []acl.Proto{acl.TCP, acl.UDP, acl.SCTP} {
+		cuts[p] = map[uint32]bool{0: true, 1: true}
+	}
 	protos := map[acl.Proto]bool{}
 	for _, p := range sets {
 		switch p.Range {
@@ -47,9 +53,13 @@ func Classes(sets ...acl.Ports) []PortClass {
 			})
 		}
 	}
-	out = append(out, PortClass{Ports: acl.Ports{Range: acl.RangeEcho}, Target: acl.Target{Proto: acl.ICMP, Echo: true}})
+	echo := acl.Ports{Range: acl.RangeEcho}
 	if protos[acl.ICMP] || protos[acl.ICMPv6] { // then a rule may tell the families' pings apart
-		out = append(out, PortClass{Ports: acl.Ports{Range: acl.RangeEcho}, Target: acl.Target{Proto: acl.ICMPv6, Echo: true}})
+		for _, p := range []acl.Proto{acl.ICMP, acl.ICMPv6} {
+			out = append(out, PortClass{Ports: echo, Target: acl.Target{Proto: p, Echo: true}, family: p})
+		}
+	} else {
+		out = append(out, PortClass{Ports: echo, Target: acl.Target{Proto: acl.ICMP, Echo: true}})
 	}
 	for _, proto := range slices.Sorted(maps.Keys(protos)) {
 		out = append(out, PortClass{Ports: acl.Ports{Range: acl.RangeProto, Proto: proto}, Target: acl.Target{Proto: proto}})
@@ -82,33 +92,65 @@ func within(classes []PortClass, sets []acl.Ports) []PortClass {
 	})
 }
 
-// portText writes classes as few port sets: adjacent ranges joined, everything
-// as "*".
+// portText writes classes as few words, which mean exactly these classes: as
+// rules write ports where they can, everything as "*".
 func portText(in []PortClass, all int) []string {
 	if len(in) == all {
 		return []string{"*"}
 	}
-	var merged []acl.Ports
-	var out []string
+	var ranges, protos []acl.Ports
+	ping, raw := map[acl.Proto]bool{}, map[acl.Proto]bool{}
+	other := false
 	for _, c := range in {
-		if c.Other {
-			out = append(out, "other protocols")
-			continue
+		switch {
+		case c.Other:
+			other = true
+		case c.Ports.Range == acl.RangeEcho:
+			for _, p := range []acl.Proto{acl.ICMP, acl.ICMPv6} {
+				ping[p] = ping[p] || c.family == 0 || c.family == p
+			}
+		case c.Ports.Range == acl.RangePorts:
+			if n := len(ranges); n > 0 && ranges[n-1].Proto == c.Ports.Proto && uint32(ranges[n-1].Last)+1 == uint32(c.Ports.First) {
+				ranges[n-1].Last = c.Ports.Last
+				continue
+			}
+			ranges = append(ranges, c.Ports)
+		default:
+			raw[c.Ports.Proto] = c.Ports.Proto == acl.ICMP || c.Ports.Proto == acl.ICMPv6
+			protos = append(protos, c.Ports)
 		}
-		if n := len(merged); n > 0 && c.Ports.Range == acl.RangePorts && merged[n-1].Range == acl.RangePorts &&
-			merged[n-1].Proto == c.Ports.Proto && uint32(merged[n-1].Last)+1 == uint32(c.Ports.First) {
-			merged[n-1].Last = c.Ports.Last
-			continue
-		}
-		merged = append(merged, c.Ports)
 	}
-	text := make([]string, 0, len(merged)+1)
-	for _, p := range merged {
-		if p.Range == acl.RangePorts && p.First == 1 && p.Last == 65535 {
-			text = append(text, p.Proto.String()+"/1-65535")
-			continue
+	var out []string
+	for _, p := range ranges {
+		if p.First == 0 && p.Last == 65535 {
+			p = acl.Ports{Range: acl.RangeProto, Proto: p.Proto}
 		}
-		text = append(text, p.String())
+		out = append(out, p.String())
 	}
-	return slices.Compact(append(text, out...))
+	return append(out, otherText(ping, raw, protos, other)...)
+}
+
+// otherText is portText for what has no ports. A whole protocol includes its
+// ping, which is a class of its own.
+func otherText(ping, raw map[acl.Proto]bool, protos []acl.Ports, other bool) (out []string) {
+	four, six := ping[acl.ICMP], ping[acl.ICMPv6]
+	switch {
+	case four && six && !(raw[acl.ICMP] && raw[acl.ICMPv6]):
+		out = append(out, "icmp")
+	case four && !six && !raw[acl.ICMP]:
+		out = append(out, "icmp over IPv4")
+	case six && !four && !raw[acl.ICMPv6]:
+		out = append(out, "icmp over IPv6")
+	}
+	for _, p := range protos {
+		text := p.String()
+		if raw[p.Proto] && !ping[p.Proto] {
+			text += " but icmp"
+		}
+		out = append(out, text)
+	}
+	if other {
+		out = append(out, "other protocols")
+	}
+	return out
 }
