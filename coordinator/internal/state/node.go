@@ -180,19 +180,20 @@ func (s *Snapshot) Concerning(w *Watch, n *Node) map[key.NodeID]*Node {
 	if n.Person() != "" {
 		// A grant with autogroup:self at one end is between nodes of one user. Where
 		// n is not what stands at its other end, those are that are.
-		own := all[*Node](s, w, tableNodes, indexSelector, n.Person())
-		at := func(selector string) {
-			for _, m := range own {
-				if selector == Self || slices.Contains(m.selectors, selector) {
+		var ends []string
+		for _, e := range all[Edge](s, w, tableEdges, indexTo, Self) {
+			ends = append(ends, e.From)
+		}
+		for _, e := range all[Edge](s, w, tableEdges, indexFrom, Self) {
+			ends = append(ends, e.To)
+		}
+		if len(ends) > 0 {
+			for _, m := range all[*Node](s, w, tableNodes, indexSelector, n.Person()) {
+				at := func(end string) bool { return end == Self || slices.Contains(m.selectors, end) }
+				if slices.ContainsFunc(ends, at) {
 					out[m.ID] = m
 				}
 			}
-		}
-		for _, e := range all[Edge](s, w, tableEdges, indexTo, Self) {
-			at(e.From)
-		}
-		for _, e := range all[Edge](s, w, tableEdges, indexFrom, Self) {
-			at(e.To)
 		}
 	}
 	delete(out, n.ID)
