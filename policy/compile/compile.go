@@ -17,6 +17,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -74,7 +75,7 @@ func Leaves(p *model.Policy) ([]leaf.Leaf, error) {
 
 func network(p *model.Policy) leaf.Network {
 	n := leaf.Network{Name: p.Network.Name, Domain: p.Network.Domain, Prefix4: p.Network.Prefix4, Admins: selectors(p.Admins)}
-	for _, c := range p.Network.Coordinators {
+	for _, c := range byName(p.Network.Coordinators, func(c model.Coordinator) string { return c.Name }) {
 		n.Coordinators = append(n.Coordinators, leaf.Coordinator{Addr: c.Addr, Pin: c.Pin})
 	}
 	return n
@@ -82,10 +83,23 @@ func network(p *model.Policy) leaf.Network {
 
 func relays(p *model.Policy) leaf.Relays {
 	out := leaf.Relays{Relays: []leaf.Relay{}}
-	for _, r := range p.Relays {
+	for _, r := range byName(p.Relays, func(r model.Relay) string { return r.Name }) {
 		out.Relays = append(out.Relays, leaf.Relay{Name: r.Name, Addr: r.Addr, Key: r.Key})
 	}
 	return out
+}
+
+// byName is a sorted copy.
+func byName[T any](list []T, name func(T) string) []T {
+	return slices.SortedFunc(slices.Values(list), func(a, b T) int { return strings.Compare(name(a), name(b)) })
+}
+
+// ports are sorted by shape, protocol and number, each once.
+func ports(list []acl.Ports) []acl.Ports {
+	return slices.Compact(slices.SortedFunc(slices.Values(list), func(a, b acl.Ports) int {
+		return cmp.Or(cmp.Compare(a.Range, b.Range), cmp.Compare(a.Proto, b.Proto),
+			cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+	}))
 }
 
 // selectors are those of refs, sorted by their text, each once.
@@ -103,8 +117,8 @@ func compareSelectors(a, b acl.Selector) int { return strings.Compare(a.String()
 // inbound are the grants by destination, in the order of the rules' names.
 func inbound(p *model.Policy) map[acl.Selector]*acl.Inbound {
 	out := map[acl.Selector]*acl.Inbound{}
-	for _, r := range p.Rules {
-		grant := acl.Grant{Rule: r.Name, From: selectors(r.From), Allow: r.Ports, Until: r.Until}
+	for _, r := range byName(p.Rules, func(r model.Rule) string { return r.Name }) {
+		grant := acl.Grant{Rule: r.Name, From: selectors(r.From), Allow: ports(r.Ports), Until: r.Until}
 		for _, to := range selectors(r.To) {
 			if out[to] == nil {
 				out[to] = &acl.Inbound{To: to}
