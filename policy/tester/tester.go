@@ -106,11 +106,11 @@ func (r *runner) assert(kind string, fromRefs, toRefs []model.Ref, ports []acl.P
 	case "allow":
 		for _, f := range w.Find(sources, dests, ports, false) {
 			r.fail(Failure{Place: place, Kind: kind, Pairs: f.Sample,
-				Text: fmt.Sprintf("%s must reach %s on %s, but %s cannot, on %s", texts(fromRefs), texts(toRefs), portTexts(ports), people(f), join(f.Ports))})
+				Text: fmt.Sprintf("%s must reach %s on %s, but %s cannot%s, on %s", texts(fromRefs), texts(toRefs), portTexts(ports), people(f), which(f, toRefs), join(f.Ports))})
 		}
 	case "deny":
 		for _, f := range w.Find(sources, dests, ports, true) {
-			r.fail(r.allowed(place, kind, f, fmt.Sprintf("%s must not reach %s, but %s would", texts(fromRefs), texts(toRefs), people(f))))
+			r.fail(r.allowed(place, kind, f, fmt.Sprintf("%s must not reach %s, but %s would%s", texts(fromRefs), texts(toRefs), people(f), which(f, toRefs))))
 		}
 	case "only":
 		var others []int
@@ -120,7 +120,7 @@ func (r *runner) assert(kind string, fromRefs, toRefs []model.Ref, ports []acl.P
 			}
 		}
 		for _, f := range w.Find(others, dests, ports, true) {
-			r.fail(r.allowed(place, kind, f, fmt.Sprintf("only %s may reach %s, but %s would", texts(fromRefs), texts(toRefs), people(f))))
+			r.fail(r.allowed(place, kind, f, fmt.Sprintf("only %s may reach %s, but %s would%s", texts(fromRefs), texts(toRefs), people(f), which(f, toRefs))))
 		}
 	}
 }
@@ -178,6 +178,15 @@ func people(f reach.Finding) string {
 		return fmt.Sprintf("%s (%s)", text, plural(len(f.People), "person", "people"))
 	}
 	return text
+}
+
+// which says which of the destinations a finding is about, where it is not all
+// that the test names.
+func which(f reach.Finding, to []model.Ref) string {
+	if got := join(f.To); got != texts(to) {
+		return " reach " + got
+	}
+	return ""
 }
 
 func plural(n int, one, many string) string {
