@@ -53,6 +53,10 @@ const (
 	retryAfter = 30 * time.Second
 
 	callTimeout = 10 * time.Second
+
+	// callAgainAfter is how long a call that went wrong is not tried again on
+	// the same stream.
+	callAgainAfter = 5 * time.Second
 )
 
 // A Config is what a Client needs.
@@ -69,7 +73,9 @@ type Config struct {
 	Name   string
 	Secret papers.EnrolSecret
 
-	// Adopt puts a netmap in force and returns when it is.
+	// Adopt puts a netmap in force and returns when it is. Calls come one at a
+	// time, never with an older state's netmap after a newer's. It must not call
+	// Judge.
 	Adopt func(*netmap.Netmap)
 
 	Log *slog.Logger
@@ -84,12 +90,18 @@ type Client struct {
 	follower *follow.Follower
 	wake     chan struct{} // of the loop that runs beside a stream
 
-	mu        sync.Mutex // guards the fields below
-	netmap    *netmap.Netmap
-	changed   chan struct{} // closed when netmap or refused changes
+	// adopting is held from reading a state to its netmap's being in force:
+	// Adopt is called with one netmap at a time, and never with an older state's
+	// after a newer's.
+	adopting sync.Mutex
+
+	mu        sync.Mutex     // guards the fields below
+	netmap    *netmap.Netmap // as last put in force
+	changed   chan struct{}  // closed when netmap or refused changes
 	relays    []string
-	record    []byte
+	record    []byte // nil where a new one is to be signed
 	recordDoc *papers.Record
+	unsure    int64  // serials after recordDoc's that a lost record may have
 	refused   string // why sync refused the join request; empty when it did not
 }
 
@@ -154,7 +166,7 @@ func (c *Client) News() <-chan struct{} { return c.follower.News() }
 
 // Judge puts the netmap in force again as it is at this moment: sessions and
 // memberships end with time alone.
-func (c *Client) Judge() { c.put(c.follower.State()) }
+func (c *Client) Judge() { c.put() }
 
 // SetRelays names the node's home relays, best first, in its record.
 func (c *Client) SetRelays(names []string) {
@@ -174,14 +186,18 @@ func (c *Client) stir() {
 	}
 }
 
-// adopt is called by the follower with each new state.
-func (c *Client) adopt(_ context.Context, o netmap.Outcome) {
-	c.put(o.State)
+// adopt is called by the follower with each new state, which is the follower's
+// by then.
+func (c *Client) adopt(context.Context, netmap.Outcome) {
+	c.put()
 	c.stir()
 }
 
-func (c *Client) put(s *netmap.State) {
-	n := s.Netmap(c.now())
+// put puts the newest state in force.
+func (c *Client) put() {
+	c.adopting.Lock()
+	defer c.adopting.Unlock()
+	n := c.follower.State().Netmap(c.now())
 	c.cfg.Adopt(n)
 	c.mu.Lock()
 	c.netmap = n
@@ -216,35 +232,31 @@ func (c *Client) beside(ctx context.Context, hc *http.Client, url string) {
 		n, _ := c.Netmap()
 		admission, _ := c.follower.State().Admission()
 		var err error
-		next := recordLife / 3
+		var next time.Duration
 		switch {
+		case c.follower.State().Root() == nil:
+			next = retryAfter // the stream brings it, and then wakes
 		case admission == nil:
 			next = retryAfter
 			if n.Position != asked || c.now().Sub(askedAt) >= retryAfter {
 				asked, askedAt = n.Position, c.now()
-				err = c.join(ctx, api)
-			}
-		default:
-			var rec *papers.Record
-			var doc []byte
-			if doc, rec, err = c.current(); err == nil && rec.Serial != putSerial {
-				if err = call(ctx, func(ctx context.Context) error {
-					_, err := api.PutRecord(ctx, connect.NewRequest(&wire.PutRecordRequest{Record: doc}))
-					return err
-				}); err == nil {
-					putSerial = rec.Serial
+				if err = c.join(ctx, api); err != nil {
+					askedAt = time.Time{}
 				}
 			}
-			if err == nil {
-				acked, err = c.acknowledge(ctx, api, n, acked)
-			}
+		default:
+			// What the node enforces is worth knowing whatever becomes of its record.
+			putSerial, next, err = c.putRecord(ctx, api, putSerial)
+			var ackErr error
+			acked, ackErr = c.acknowledge(ctx, api, n, acked)
+			err = errors.Join(err, ackErr)
 		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return
 			}
 			c.log.Warn("coordinator call", "err", err)
-			next = min(next, 5*time.Second)
+			next = min(next, callAgainAfter)
 		}
 		timer := time.NewTimer(next)
 		select {
@@ -266,9 +278,6 @@ func call(ctx context.Context, do func(context.Context) error) error {
 
 func (c *Client) join(ctx context.Context, api wireconnect.AgentClient) error {
 	root := c.follower.State().Root()
-	if root == nil {
-		return nil // the stream brings it
-	}
 	if len(root.SealKeys) == 0 {
 		return errors.New("join: the root document names no sealing key")
 	}
@@ -276,7 +285,7 @@ func (c *Client) join(ctx context.Context, api wireconnect.AgentClient) error {
 	if c.cfg.Secret.Entry != "" {
 		proof = c.cfg.Secret.Proof(c.cfg.Network, c.cfg.Identity.Public(), c.cfg.Name)
 	}
-	msg, err := papers.NewJoin(c.cfg.Network, c.cfg.Identity, c.cfg.Name, c.now(), root.SealKeys[0], proof)
+	msg, err := papers.NewJoin(c.cfg.Network, c.cfg.Identity, c.cfg.Name, c.Time(), root.SealKeys[0], proof)
 	if err != nil {
 		return err
 	}
@@ -292,13 +301,31 @@ func (c *Client) join(ctx context.Context, api wireconnect.AgentClient) error {
 	})
 }
 
+// putRecord puts the record in force unless it was put on this stream, and
+// returns the serial of the one that was and when it is to be looked at again.
+func (c *Client) putRecord(ctx context.Context, api wireconnect.AgentClient, put int64) (int64, time.Duration, error) {
+	doc, rec, err := c.current()
+	if err != nil {
+		return put, callAgainAfter, fmt.Errorf("sign record: %w", err)
+	}
+	if rec.Serial != put {
+		if err := call(ctx, func(ctx context.Context) error {
+			_, err := api.PutRecord(ctx, connect.NewRequest(&wire.PutRecordRequest{Record: doc}))
+			return err
+		}); err != nil {
+			return put, callAgainAfter, fmt.Errorf("put record: %w", err)
+		}
+	}
+	return rec.Serial, max(time.Second, rec.Issued.Add(recordLife/3).Sub(c.Time())), nil
+}
+
 // acknowledge says what the node enforces, unless it has said so on this stream.
 func (c *Client) acknowledge(ctx context.Context, api wireconnect.AgentClient, n *netmap.Netmap, acked trust.Position) (trust.Position, error) {
 	if n.Position == acked || n.Self == nil {
 		return acked, nil
 	}
 	msg, err := papers.SignAck(papers.Ack{
-		Network: c.cfg.Network, Position: n.Position, Manifest: n.Manifest, Digest: n.Digest, Issued: c.now(),
+		Network: c.cfg.Network, Position: n.Position, Manifest: n.Manifest, Digest: n.Digest, Issued: c.Time(),
 	}, c.cfg.Identity)
 	if err != nil {
 		return acked, err
@@ -326,7 +353,10 @@ func (c *Client) loadRecord() error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case errors.As(err, &damaged) && damaged.Restored:
+		// The record that is lost came after this one and others may hold it, with
+		// the clock's serial or the next one.
 		c.log.Error("state file damaged", "err", damaged)
+		c.unsure = 1
 	case err != nil:
 		return err
 	}
@@ -334,14 +364,18 @@ func (c *Client) loadRecord() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.recordFile(), err)
 	}
-	c.record = doc
+	// Until relays are connected again the node is best found where it was.
+	c.relays = c.recordDoc.Relays
+	if c.unsure == 0 {
+		c.record = doc
+	}
 	return nil
 }
 
 // current is the record in force, signed anew where it is old or says something
 // else than is true. It is on disk before it is shown to anybody.
 func (c *Client) current() ([]byte, *papers.Record, error) {
-	now := c.now()
+	now := c.Time().UTC().Truncate(time.Second)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	wg := c.cfg.WG.Public()
@@ -351,11 +385,11 @@ func (c *Client) current() ([]byte, *papers.Record, error) {
 	}
 	serial := now.Unix()
 	if c.recordDoc != nil {
-		serial = max(serial, c.recordDoc.Serial+1)
+		serial = max(serial, c.recordDoc.Serial+1) + c.unsure
 	}
 	doc, rec, err := papers.SignRecord(papers.Record{
 		Network: c.cfg.Network, Serial: serial, WG: wg, Relays: c.relays,
-		Issued: now.UTC().Truncate(time.Second), Expires: now.UTC().Truncate(time.Second).Add(recordLife),
+		Issued: now, Expires: now.Add(recordLife),
 	}, c.cfg.Identity)
 	if err != nil {
 		return nil, nil, err
@@ -363,6 +397,6 @@ func (c *Client) current() ([]byte, *papers.Record, error) {
 	if err := statefile.Write(c.recordFile(), recordKind, doc); err != nil {
 		return nil, nil, err
 	}
-	c.record, c.recordDoc = doc, rec
+	c.record, c.recordDoc, c.unsure = doc, rec, 0
 	return doc, rec, nil
 }

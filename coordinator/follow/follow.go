@@ -27,7 +27,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -108,7 +111,7 @@ type Status struct {
 	Damaged     string                // the state file was damaged at start
 	Unwritten   string                // the newest state could not be written, and is not obeyed
 	Refusals    map[netmap.Kind]int64 // since start
-	Recent      []Refusal             // the newest last, at most 16
+	Recent      []Refusal             // the newest of each sort, newest last; at most maxRecent
 	Bytes       int64                 // of updates received since start
 	Updates     int64
 }
@@ -120,6 +123,13 @@ type Refusal struct {
 	Document string
 	Hash     key.Hash
 	Why      string
+	Count    int64 // of this kind and sort of document, since start
+}
+
+// class is the sort of document: a flood of one sort does not hide the others.
+func (r Refusal) class() string {
+	sort, _, _ := strings.Cut(r.Document, " ")
+	return sort
 }
 
 // Open reads the state from disk. A damaged file of which there is a whole copy
@@ -204,33 +214,33 @@ const (
 	// and an attempt costs one connection.
 	longestPause = 15 * time.Second
 
-	maxRecent = 16
+	maxRecent = 32 // kinds times sorts of documents are not many more
+
+	// phaseTimeout is for each of the TCP connection and TLS: one coordinator
+	// that is cut off must not keep the next from being asked.
+	phaseTimeout = 5 * time.Second
 )
 
 // Run follows until ctx ends. It first puts the state on disk in force.
 func (f *Follower) Run(ctx context.Context) error {
 	f.cfg.Adopt(ctx, netmap.Outcome{State: f.State(), Changed: true})
 	pause := firstPause
-	everything := false
 	for ctx.Err() == nil {
 		for _, c := range f.coordinators() {
-			caughtUp, incomplete, err := f.stream(ctx, c, everything)
+			caughtUp, incomplete, err := f.stream(ctx, c, false)
+			if incomplete && ctx.Err() == nil {
+				// A revision that lacks something is asked for whole, of the same
+				// coordinator and once: a second failure is answered with patience.
+				f.ended(c, err)
+				caughtUp, _, err = f.stream(ctx, c, true)
+			}
 			if ctx.Err() != nil {
 				break
 			}
-			// A revision that lacks something is asked for whole, once: a second
-			// failure is answered with patience.
-			everything = incomplete && !everything
 			f.ended(c, err)
 			if caughtUp {
 				pause = firstPause
 			}
-			if everything {
-				break
-			}
-		}
-		if everything {
-			continue
 		}
 		timer := time.NewTimer(pause/2 + rand.N(pause))
 		select {
@@ -279,7 +289,8 @@ func Client(self key.IdentityPrivate, pin key.IdentityPublic) *http.Client {
 		Transport: &http.Transport{
 			TLSClientConfig:     tlskey.ClientConfig(self, pin),
 			ForceAttemptHTTP2:   true,
-			TLSHandshakeTimeout: 5 * time.Second,
+			DialContext:         (&net.Dialer{Timeout: phaseTimeout}).DialContext,
+			TLSHandshakeTimeout: phaseTimeout,
 			MaxIdleConns:        4,
 			IdleConnTimeout:     2 * wire.SilenceAfter,
 			HTTP2: &http.HTTP2Config{
@@ -295,6 +306,7 @@ var errSilent = fmt.Errorf("nothing heard for %s", wire.SilenceAfter)
 
 // stream follows one coordinator until the stream ends.
 func (f *Follower) stream(ctx context.Context, c leaf.Coordinator, everything bool) (caughtUp, incomplete bool, err error) {
+	run := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(wire.SilenceAfter, func() { cancel(errSilent) })
@@ -315,7 +327,7 @@ func (f *Follower) stream(ctx context.Context, c leaf.Coordinator, everything bo
 		silence.Reset(wire.SilenceAfter)
 		m := s.Msg()
 		f.heard(c, m)
-		ok, missing := f.take(ctx, m)
+		ok, missing := f.take(run, m) // what is adopted is adopted, though the stream ends meanwhile
 		if missing {
 			return caughtUp, true, errors.New("a revision was not complete")
 		}
@@ -428,7 +440,15 @@ func (f *Follower) refuse(r netmap.Refusal) {
 	defer f.mu.Unlock()
 	f.status.Refusals[r.Kind]++
 	defer f.tell()
-	f.status.Recent = append(f.status.Recent, Refusal{f.now(), r.Kind, r.Document, r.Hash, r.Err.Error()})
+	next := Refusal{f.now(), r.Kind, r.Document, r.Hash, r.Err.Error(), 1}
+	f.status.Recent = slices.DeleteFunc(f.status.Recent, func(old Refusal) bool {
+		if old.Kind != next.Kind || old.class() != next.class() {
+			return false
+		}
+		next.Count += old.Count
+		return true
+	})
+	f.status.Recent = append(f.status.Recent, next)
 	if n := len(f.status.Recent); n > maxRecent {
 		f.status.Recent = f.status.Recent[n-maxRecent:]
 	}

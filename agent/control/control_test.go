@@ -1,0 +1,731 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/writmesh/writ/coordinator/acl"
+	"github.com/writmesh/writ/coordinator/key"
+	"github.com/writmesh/writ/coordinator/leaf"
+	"github.com/writmesh/writ/coordinator/netmap"
+	"github.com/writmesh/writ/coordinator/netmap/netmaptest"
+	"github.com/writmesh/writ/coordinator/papers"
+	"github.com/writmesh/writ/coordinator/trust"
+	"github.com/writmesh/writ/coordinator/wire"
+)
+
+// policy gives accounting's members the ledger.
+func policy(members ...string) netmaptest.Policy {
+	return netmaptest.Policy{
+		Groups: map[string][]string{"accounting": members},
+		Rules:  []netmaptest.Rule{{Name: "ledger", From: "group:accounting", To: "tag:ledger", Allow: "tcp/443"}},
+	}
+}
+
+// begin runs a client until the test's end or until stop is called, which leaves
+// nothing of it behind.
+func begin(t *testing.T, cfg Config) (c *Client, stop func()) {
+	t.Helper()
+	c, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := next(t, "end of Run", done); !errors.Is(err, context.Canceled) {
+			t.Errorf("Run: got %v, want context canceled", err)
+		}
+		// The test's own goroutine is in this package too, and no other is.
+		buf := make([]byte, 1<<20)
+		buf = buf[:runtime.Stack(buf, true)]
+		for _, g := range strings.Split(string(buf), "\n\n") {
+			if strings.Contains(g, "(*Client).beside") || strings.Contains(g, "(*Follower).") {
+				t.Errorf("left over after Run:\n%s", g)
+			}
+		}
+	})
+	t.Cleanup(stop)
+	return c, stop
+}
+
+// waitFor waits until ok, asking again whenever the client has news.
+func waitFor(t *testing.T, c *Client, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(within)
+	for {
+		following := c.News()
+		_, joining := c.Netmap()
+		if ok() {
+			return
+		}
+		select {
+		case <-following:
+		case <-joining:
+		case <-deadline:
+			s, refused := c.Status()
+			t.Fatalf("%s: not within %s; status %+v, refused %q", what, within, s, refused)
+		}
+	}
+}
+
+// admittedFake serves a node that is admitted, under a revision.
+func admittedFake(t *testing.T) (*fake, *netmaptest.World, *netmaptest.Revision) {
+	t.Helper()
+	w := netmaptest.New(t, time.Now().Add(-time.Hour))
+	n := w.Admit("alice-laptop", "alice@acme.example")
+	r := w.Publish(policy("alice@acme.example"))
+	f := newFake(t, w, n)
+	f.admitted = true
+	f.hold(r)
+	return f, w, r
+}
+
+// expected is what the node must acknowledge, from the whole tree.
+func expected(r *netmaptest.Revision, n *netmaptest.Node) key.Hash {
+	return netmap.Expected(n.Admission, r.Manifest.Hash(), r.Tree, func(name string) (leaf.Principal, bool) {
+		l, ok := r.Leaves[name]
+		if !ok {
+			return leaf.Principal{}, false
+		}
+		p, err := leaf.DecodePrincipal(l)
+		return p, err == nil
+	})
+}
+
+func wantAck(t *testing.T, f *fake, r *netmaptest.Revision) {
+	t.Helper()
+	a := next(t, "acknowledgement", f.acks)
+	if a.Position != r.Manifest.Position || a.Manifest != r.Manifest.Hash() || a.Digest != expected(r, f.node) {
+		t.Errorf("acknowledged: got %s %s %s, want %s %s %s", a.Position, a.Manifest.Short(), a.Digest.Short(),
+			r.Manifest.Position, r.Manifest.Hash().Short(), expected(r, f.node).Short())
+	}
+}
+
+func TestJoin(t *testing.T) {
+	enrol := key.NewEnrol()
+	secret := papers.EnrolSecret{Entry: "ledger-fleet", Tags: []string{"audit", "ledger"}, Key: enrol}
+	for _, c := range []struct {
+		name, who string
+		secret    papers.EnrolSecret
+		check     func(*testing.T, *papers.Proof)
+	}{
+		{"by pin", "alice@acme.example", papers.EnrolSecret{}, func(t *testing.T, p *papers.Proof) {
+			if p.Kind != papers.ProofPin || len(p.Tags) != 0 {
+				t.Errorf("proof: got %+v, want a pin", p)
+			}
+		}},
+		{"by enrolment", "tag:audit tag:ledger", secret, func(t *testing.T, p *papers.Proof) {
+			if p.Kind != papers.ProofEnrolment || p.Entry != "ledger-fleet" || strings.Join(p.Tags, " ") != "audit ledger" {
+				t.Errorf("proof: got %+v, want an enrolment by ledger-fleet", p)
+			}
+			if !enrol.Public().Verify(papers.EnrolText(p.Network, p.Identity, p.Name, p.Tags), p.Signature) {
+				t.Error("the proof's signature is not the enrolment key's")
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := netmaptest.New(t, time.Now().Add(-time.Hour))
+			n := w.Admit("ledger-1", c.who)
+			r := w.Publish(policy("alice@acme.example"))
+			f := newFake(t, w, n)
+			f.hold(r)
+			cfg := f.config(t.TempDir())
+			cfg.Secret = c.secret
+			client, _ := begin(t, cfg)
+			j := next(t, "join request", f.joins)
+			if j.Name != "ledger-1" {
+				t.Errorf("name asked for: got %q, want ledger-1", j.Name)
+			}
+			proof, err := j.Unseal(w.Seal)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.check(t, proof)
+			if n, _ := client.Netmap(); n.Self != nil || client.Admission() != nil {
+				t.Errorf("before the admission: got %+v, want nobody", n.Self)
+			}
+			none(t, "record", f.records)
+			none(t, "acknowledgement", f.acks)
+
+			f.admit()
+			if rec := next(t, "record", f.records); !rec.WG.Equal(n.WG.Public()) || rec.Relays != nil {
+				t.Errorf("record: got %+v, want the node's key and no relays", rec)
+			}
+			wantAck(t, f, r)
+			if got, _ := client.Netmap(); got.Self == nil || got.Self.Name != "ledger-1" {
+				t.Errorf("after the admission: got %+v, want ledger-1", got.Self)
+			}
+			if string(client.Admission()) != string(n.Papers.Admission) {
+				t.Error("the admission is not the one that was sent")
+			}
+			none(t, "second join request", f.joins)
+		})
+	}
+}
+
+func TestRefusedThenAdmitted(t *testing.T) {
+	w := netmaptest.New(t, time.Now().Add(-time.Hour))
+	f := newFake(t, w, w.Admit("alice-laptop", "alice@acme.example"))
+	f.hold(w.Publish(policy()))
+	f.answers(&wire.JoinResponse{State: wire.JoinResponse_STATE_REFUSED, Reason: "no pin names this key"})
+	c, _ := begin(t, f.config(t.TempDir()))
+	next(t, "join request", f.joins)
+	refused := func(want string) func() bool {
+		return func() bool { _, got := c.Status(); return got == want }
+	}
+	waitFor(t, c, "refused by the answer", refused("no pin names this key"))
+	f.send(&wire.Update{Refused: "the pin names another user"})
+	waitFor(t, c, "refused by the stream", refused("the pin names another user"))
+	none(t, "join request before there is another revision", f.joins)
+
+	// Another revision may admit it: it asks again at once.
+	w.Advance(time.Minute)
+	f.answers(&wire.JoinResponse{State: wire.JoinResponse_STATE_PENDING})
+	r := w.Publish(policy("alice@acme.example"))
+	f.publish(r)
+	next(t, "join request under the next revision", f.joins)
+	f.admit()
+	wantAck(t, f, r)
+	waitFor(t, c, "no longer refused", refused(""))
+}
+
+// A join request that could not be handed in is handed in again soon, not after
+// the time that a refused node waits.
+func TestJoinAgainOnANewStream(t *testing.T) {
+	w := netmaptest.New(t, time.Now().Add(-time.Hour))
+	f := newFake(t, w, w.Admit("alice-laptop", "alice@acme.example"))
+	f.hold(w.Publish(policy()))
+	c, _ := begin(t, f.config(t.TempDir()))
+	next(t, "join request", f.joins)
+	f.cutStreams()
+	c.follower.Kick()
+	next(t, "join request on the next stream", f.joins)
+}
+
+func TestRecordOnEveryStream(t *testing.T) {
+	f, w, r := admittedFake(t)
+	c, _ := begin(t, f.config(t.TempDir()))
+	first := next(t, "record", f.records)
+	wantAck(t, f, r)
+	c.SetRelays([]string{"eu-1", "us-1"})
+	second := next(t, "record with relays", f.records)
+	if second.Serial <= first.Serial || strings.Join(second.Relays, " ") != "eu-1 us-1" {
+		t.Errorf("got serial %d and relays %q, want more than %d and eu-1 us-1", second.Serial, second.Relays, first.Serial)
+	}
+	for range 3 {
+		f.cutStreams()
+		c.follower.Kick()
+		next(t, "stream", f.follows)
+		if again := next(t, "record", f.records); again.Hash() != second.Hash() {
+			t.Errorf("on a new stream: got the record of serial %d, want that of %d again", again.Serial, second.Serial)
+		}
+		wantAck(t, f, r) // again on every stream
+	}
+	// The same relays are no news.
+	c.SetRelays([]string{"eu-1", "us-1"})
+	c.SetRelays([]string{"us-1"})
+	if third := next(t, "record", f.records); third.Serial <= second.Serial || strings.Join(third.Relays, " ") != "us-1" {
+		t.Errorf("got serial %d and relays %q, want more than %d and us-1", third.Serial, third.Relays, second.Serial)
+	}
+	none(t, "acknowledgement of what is acknowledged", f.acks)
+	// Another revision is no reason to put the record again.
+	w.Advance(time.Minute)
+	r = w.Publish(policy())
+	f.publish(r)
+	wantAck(t, f, r)
+	none(t, "record that was put already", f.records)
+}
+
+// What a node enforces is acknowledged whatever becomes of its record.
+func TestAcknowledgedWithoutARecord(t *testing.T) {
+	f, _, r := admittedFake(t)
+	f.bad = true
+	begin(t, f.config(t.TempDir()))
+	next(t, "record", f.records)
+	wantAck(t, f, r)
+}
+
+// A clock is what the client takes for the time.
+type clock struct {
+	nanos atomic.Int64
+	hook  atomic.Pointer[func()] // called once, by who asks next
+}
+
+func newClock(at time.Time) *clock {
+	c := &clock{}
+	c.set(at)
+	return c
+}
+
+func (c *clock) set(at time.Time)        { c.nanos.Store(at.UnixNano()) }
+func (c *clock) advance(d time.Duration) { c.nanos.Add(int64(d)) }
+func (c *clock) now() time.Time {
+	if h := c.hook.Swap(nil); h != nil {
+		(*h)()
+	}
+	return time.Unix(0, c.nanos.Load())
+}
+
+func TestRecordRenewedAtAThirdOfItsLife(t *testing.T) {
+	f, w, r := admittedFake(t)
+	clock := newClock(w.Now.Add(time.Hour))
+	cfg := f.config(t.TempDir())
+	cfg.Now = clock.now
+	c, _ := begin(t, cfg)
+	first := next(t, "record", f.records)
+	wantAck(t, f, r)
+	if life := first.Expires.Sub(first.Issued); life != recordLife {
+		t.Errorf("the record lives %s, want %s", life, recordLife)
+	}
+	again := func() *papers.Record {
+		t.Helper()
+		f.cutStreams()
+		c.follower.Kick()
+		rec := next(t, "record", f.records)
+		wantAck(t, f, r)
+		return rec
+	}
+	// The loop looks again just when a third is over, whenever the stream began.
+	const age = 3 * time.Hour
+	clock.advance(age)
+	if _, wait, err := c.putRecord(t.Context(), nil, first.Serial); err != nil || wait != recordLife/3-age {
+		t.Errorf("at the age of %s: looks again in %s, %v, want %s", age, wait, err, recordLife/3-age)
+	}
+	clock.advance(recordLife/3 - age - time.Second)
+	if rec := again(); rec.Hash() != first.Hash() {
+		t.Errorf("a second before a third: got serial %d, want %d again", rec.Serial, first.Serial)
+	}
+	clock.advance(time.Second)
+	second := again()
+	if second.Serial <= first.Serial || second.Issued.Sub(first.Issued) != recordLife/3 {
+		t.Errorf("at a third: got serial %d issued %s later, want more than %d and %s", second.Serial, second.Issued.Sub(first.Issued), first.Serial, recordLife/3)
+	}
+	// Also within a stream, when anything wakes the loop.
+	clock.advance(recordLife / 2)
+	c.stir()
+	if third := next(t, "record", f.records); third.Serial <= second.Serial {
+		t.Errorf("within a stream: got serial %d, want more than %d", third.Serial, second.Serial)
+	}
+}
+
+// Serials rise whatever the clock does, and whatever the node remembers.
+func TestSerialsRise(t *testing.T) {
+	f, w, _ := admittedFake(t)
+	clock := newClock(w.Now.Add(48 * time.Hour))
+	dir := t.TempDir()
+	cfg := f.config(dir)
+	cfg.Now = clock.now
+	var last *papers.Record
+	step := func(what string, c *Client, relays ...string) {
+		t.Helper()
+		c.SetRelays(relays)
+		rec := next(t, "record", f.records)
+		for len(f.records) > 0 || last != nil && rec.Hash() == last.Hash() {
+			rec = next(t, "record", f.records)
+		}
+		if last != nil && rec.Serial <= last.Serial {
+			t.Errorf("%s: got serial %d after %d, want more", what, rec.Serial, last.Serial)
+		}
+		last = rec
+	}
+	c, stop := begin(t, cfg)
+	step("first", c, "a")
+	if last.Serial != clock.now().Unix() {
+		t.Errorf("got serial %d, want the clock's %d", last.Serial, clock.now().Unix())
+	}
+	step("same second", c, "b")
+	clock.set(w.Now.Add(time.Hour))
+	step("clock went back", c, "c")
+	if !last.Issued.Equal(clock.now()) {
+		t.Errorf("issued: got %s, want the clock's %s", last.Issued, clock.now())
+	}
+	// The clock of a machine that lost it is 1970; records that nobody would
+	// take up any more help nobody, so that the newest document dates it.
+	clock.set(time.Unix(0, 0))
+	step("clock lost", c, "d")
+	if last.Issued.Before(w.Now) {
+		t.Errorf("issued: got %s, want %s at least", last.Issued, w.Now)
+	}
+	stop()
+	c, stop = begin(t, cfg)
+	step("restart with the clock lost", c, "e")
+	stop()
+
+	// The file of the newest record is damaged: there is the one before it, and
+	// the damaged one was seen by others.
+	file := filepath.Join(dir, "record.state")
+	flip(t, file)
+	clock.set(w.Now.Add(time.Hour))
+	_, stop = begin(t, cfg)
+	if rec := next(t, "record", f.records); rec.Serial <= last.Serial {
+		t.Errorf("newest record damaged: got serial %d after %d, want more", rec.Serial, last.Serial)
+	}
+	stop()
+	flip(t, file)
+	flip(t, file+".prev")
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("both damaged: got %v, want an error that names %s", err, file)
+	}
+}
+
+// flip changes one bit in the middle of a file.
+func flip(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	// A new file: the old one may have two names.
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, b, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A restarted node is found where it was until its relays are connected again.
+func TestRelaysSurviveARestart(t *testing.T) {
+	f, _, r := admittedFake(t)
+	cfg := f.config(t.TempDir())
+	c, stop := begin(t, cfg)
+	wantAck(t, f, r)
+	next(t, "record", f.records)
+	c.SetRelays([]string{"eu-1"})
+	before := next(t, "record with relays", f.records)
+	stop()
+	begin(t, cfg)
+	if after := next(t, "record", f.records); after.Hash() != before.Hash() {
+		t.Errorf("after a restart: got relays %q, want the record before, of %q", after.Relays, before.Relays)
+	}
+}
+
+// adopter is a data plane that takes as long as the test wants.
+type adopter struct {
+	begun chan *netmap.Netmap
+	free  chan struct{} // one for each that may return
+}
+
+func (a *adopter) adopt(n *netmap.Netmap) {
+	a.begun <- n
+	<-a.free
+}
+
+func TestAcknowledgedOnlyOnceAdopted(t *testing.T) {
+	f, w, first := admittedFake(t)
+	a := &adopter{begun: make(chan *netmap.Netmap, 100), free: make(chan struct{}, 100)}
+	cfg := f.config(t.TempDir())
+	cfg.Adopt = a.adopt
+	c, stop := begin(t, cfg)
+	defer stop()
+	defer func() { close(a.free) }()
+	a.free <- struct{}{} // the state on disk: nothing
+	next(t, "netmap", a.begun)
+	if n := next(t, "netmap", a.begun); n.Position != first.Manifest.Position {
+		t.Fatalf("got %s, want %s", n.Position, first.Manifest.Position)
+	}
+	a.free <- struct{}{}
+	next(t, "record", f.records)
+	wantAck(t, f, first)
+
+	w.Advance(time.Minute)
+	second := w.Publish(policy())
+	f.publish(second)
+	if n := next(t, "netmap", a.begun); n.Position != second.Manifest.Position {
+		t.Fatalf("got %s, want %s", n.Position, second.Manifest.Position)
+	}
+	// The loop beside the stream goes round while the data plane is busy.
+	c.SetRelays([]string{"eu-1"})
+	next(t, "record", f.records)
+	c.SetRelays([]string{"eu-2"})
+	next(t, "record", f.records)
+	none(t, "acknowledgement before the data plane is done", f.acks)
+	if n, _ := c.Netmap(); n.Position != first.Manifest.Position {
+		t.Errorf("in force: got %s, want %s until the data plane is done", n.Position, first.Manifest.Position)
+	}
+	a.free <- struct{}{}
+	wantAck(t, f, second)
+}
+
+// Judging the state again must not put an older one in force over a newer.
+func TestJudgeNeverPutsAnOlderStateInForce(t *testing.T) {
+	f, w, first := admittedFake(t)
+	clock := newClock(w.Now.Add(time.Hour))
+	adopted := make(chan trust.Position, 100)
+	cfg := f.config(t.TempDir())
+	cfg.Now = clock.now
+	cfg.Adopt = func(n *netmap.Netmap) { adopted <- n.Position }
+	c, _ := begin(t, cfg)
+	next(t, "record", f.records)
+	wantAck(t, f, first)
+	for len(adopted) > 0 {
+		<-adopted
+	}
+	// Judge stops where it has read the state and asks for the time.
+	stopped, free := make(chan struct{}), make(chan struct{})
+	hook := func() {
+		close(stopped)
+		<-free
+	}
+	clock.hook.Store(&hook)
+	var judging sync.WaitGroup
+	judging.Go(c.Judge)
+	next(t, "judging", stopped)
+	w.Advance(time.Minute)
+	second := w.Publish(policy())
+	f.publish(second)
+	var order []trust.Position
+	select { // what comes in between, if anything may
+	case p := <-adopted:
+		order = append(order, p)
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(free)
+	judging.Wait()
+	wantAck(t, f, second)
+	for len(adopted) > 0 {
+		order = append(order, <-adopted)
+	}
+	for i := range order[1:] {
+		if order[i+1].Compare(order[i]) < 0 {
+			t.Errorf("put in force: got %v, want never an older one after a newer", order)
+		}
+	}
+	if n, _ := c.Netmap(); n.Position != second.Manifest.Position {
+		t.Errorf("in force: got %s, want %s", n.Position, second.Manifest.Position)
+	}
+}
+
+// A session ends with time alone.
+func TestJudgeAtTheEndOfASession(t *testing.T) {
+	w := netmaptest.New(t, time.Now().Add(-time.Hour))
+	n := w.Admit("alice-laptop", "alice@acme.example")
+	a := *n.Admission
+	end := w.Now.Add(8 * time.Hour)
+	a.User = &acl.User{Email: "alice@acme.example", Issuer: "https://login.acme.example", Subject: "1"}
+	a.Expires = end
+	w.SignAdmission(n, a)
+	r := w.Publish(policy("alice@acme.example"))
+	f := newFake(t, w, n)
+	f.admitted = true
+	f.hold(r)
+	clock := newClock(end.Add(-time.Second))
+	cfg := f.config(t.TempDir())
+	cfg.Now = clock.now
+	adopted := make(chan *netmap.Netmap, 100)
+	cfg.Adopt = func(n *netmap.Netmap) { adopted <- n }
+	c, _ := begin(t, cfg)
+	wantAck(t, f, r)
+	c.Judge()
+	if n, _ := c.Netmap(); n.Self == nil || n.Out != "" {
+		t.Errorf("a second before the end: got %+v, out %q, want alice", n.Self, n.Out)
+	}
+	for len(adopted) > 0 {
+		<-adopted
+	}
+	clock.set(end)
+	c.Judge()
+	got := next(t, "netmap", adopted)
+	if got.Self != nil || !strings.HasPrefix(got.Out, "session ended") || len(got.Inbound) != 0 || len(got.Peers) != 0 {
+		t.Errorf("at the end: got %+v, out %q, want nobody whose session ended", got.Self, got.Out)
+	}
+	if n, _ := c.Netmap(); n != got {
+		t.Error("the netmap in force is not the one adopted")
+	}
+}
+
+func TestCoordinatorGoneAndBack(t *testing.T) {
+	f, w, first := admittedFake(t)
+	c, _ := begin(t, f.config(t.TempDir()))
+	wantAck(t, f, first)
+	f.stop()
+	waitFor(t, c, "the loss is told", func() bool { s, _ := c.Status(); return s.Coordinator == "" && s.Error != "" && !s.CaughtUp })
+	if n, _ := c.Netmap(); n.Digest != expected(first, f.node) || n.Self == nil {
+		t.Errorf("without a coordinator: got digest %s, want %s still", n.Digest.Short(), expected(first, f.node).Short())
+	}
+	w.Advance(time.Minute)
+	second := w.Publish(policy())
+	f.hold(second)
+	f.start()
+	c.follower.Kick()
+	wantAck(t, f, second)
+	waitFor(t, c, "caught up", func() bool { s, _ := c.Status(); return s.Coordinator == f.addr && s.CaughtUp && s.Error == "" })
+}
+
+// The next coordinator is followed where the first does not answer.
+func TestNextCoordinator(t *testing.T) {
+	w := netmaptest.New(t, time.Now().Add(-time.Hour))
+	n := w.Admit("alice-laptop", "alice@acme.example")
+	f, other := newFake(t, w, n), newFake(t, w, n)
+	p := policy("alice@acme.example")
+	r := w.Publish(p)
+	f.admitted, other.admitted = true, true
+	f.hold(r)
+	other.hold(r)
+	cfg := f.config(t.TempDir())
+	cfg.Coordinators = append([]leaf.Coordinator{other.coordinator()}, cfg.Coordinators...)
+	other.stop() // the first of the two does not answer
+	c, _ := begin(t, cfg)
+	wantAck(t, f, r)
+	if s, _ := c.Status(); s.Coordinator != f.addr {
+		t.Errorf("coordinator: got %q, want %q", s.Coordinator, f.addr)
+	}
+}
+
+// A restarted node enforces what it did, before it has spoken to anybody.
+func TestRestartFromDisk(t *testing.T) {
+	f, w, r := admittedFake(t)
+	peer := w.Admit("ledger", "tag:ledger")
+	f.peers = append(f.peers, peer)
+	cfg := f.config(t.TempDir())
+	_, stop := begin(t, cfg)
+	wantAck(t, f, r)
+	stop()
+	f.stop()
+	for len(f.follows) > 0 {
+		<-f.follows
+	}
+	adopted := make(chan *netmap.Netmap, 100)
+	cfg.Adopt = func(n *netmap.Netmap) { adopted <- n }
+	c, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(when string, n *netmap.Netmap) {
+		t.Helper()
+		if n.Digest != expected(r, f.node) || n.Self == nil || len(n.Peers) != 1 || n.Peers[0].Subject.Name != "ledger" {
+			t.Errorf("%s: got %+v, want the revision, the node and its peer as before", when, n)
+		}
+	}
+	n, _ := c.Netmap()
+	check("opened", n)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	check("put in force", next(t, "netmap", adopted))
+	cancel()
+	<-done
+	none(t, "stream", f.follows)
+	if string(c.Admission()) != string(f.node.Papers.Admission) {
+		t.Error("the admission is not the one before")
+	}
+}
+
+func TestDamagedState(t *testing.T) {
+	f, w, first := admittedFake(t)
+	cfg := f.config(t.TempDir())
+	_, stop := begin(t, cfg)
+	wantAck(t, f, first)
+	w.Advance(time.Minute)
+	second := w.Publish(policy())
+	f.publish(second)
+	wantAck(t, f, second)
+	stop()
+
+	file := filepath.Join(cfg.Dir, "netmap.state")
+	flip(t, file)
+	c, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := c.Status(); !strings.Contains(s.Damaged, file) {
+		t.Errorf("damaged: got %q, want the file %s named", s.Damaged, file)
+	}
+	if n, _ := c.Netmap(); n.Position != first.Manifest.Position || n.Self == nil {
+		t.Errorf("from the copy: got %s, want %s", n.Position, first.Manifest.Position)
+	}
+	flip(t, file+".prev")
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("both damaged: got %v, want an error that names %s", err, file)
+	}
+	if err := os.Remove(file + ".prev"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, 100); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("truncated: got %v, want an error that names %s", err, file)
+	}
+}
+
+// What cannot be kept is not obeyed, and is obeyed once it can be.
+func TestUnwrittenStateIsNotObeyed(t *testing.T) {
+	f, w, first := admittedFake(t)
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := begin(t, f.config(dir))
+	next(t, "record", f.records)
+	wantAck(t, f, first)
+	if err := os.Rename(dir, dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	w.Advance(time.Minute)
+	second := w.Publish(policy())
+	f.publish(second)
+	waitFor(t, c, "the disk is told", func() bool { s, _ := c.Status(); return strings.Contains(s.Unwritten, "netmap.state") })
+	if n, _ := c.Netmap(); n.Position != first.Manifest.Position {
+		t.Errorf("in force: got %s, want %s", n.Position, first.Manifest.Position)
+	}
+	if err := os.Rename(dir+".away", dir); err != nil {
+		t.Fatal(err)
+	}
+	for len(f.acks) > 0 { // of the first, on streams that ended
+		<-f.acks
+	}
+	waitFor(t, c, "the revision is in force", func() bool {
+		c.follower.Kick()
+		n, _ := c.Netmap()
+		s, _ := c.Status()
+		return n.Position == second.Manifest.Position && s.Unwritten == ""
+	})
+}
+
+// A coordinator that serves what is old, or not whole, changes nothing and is
+// told of.
+func TestHostileCoordinator(t *testing.T) {
+	f, w, first := admittedFake(t)
+	c, _ := begin(t, f.config(t.TempDir()))
+	wantAck(t, f, first)
+	w.Advance(time.Minute)
+	second := w.Publish(policy())
+	f.publish(second)
+	wantAck(t, f, second)
+	for len(f.follows) > 0 {
+		<-f.follows
+	}
+	f.send(wire.FromUpdate(w.Everything(f.node, first)))
+	waitFor(t, c, "an old revision is told of", func() bool { s, _ := c.Status(); return s.Refusals[netmap.Rollback] == 1 })
+	none(t, "stream", f.follows) // it is no reason to ask again
+
+	// A revision without one of its leaves is asked for whole, once.
+	w.Advance(time.Minute)
+	third := w.Publish(policy("alice@acme.example"))
+	u := w.Everything(f.node, third)
+	u.Leaves = u.Leaves[:1]
+	f.send(wire.FromUpdate(u))
+	if req := next(t, "stream", f.follows); !req.GetEverything() {
+		t.Errorf("after a revision that is not whole: got %+v, want everything asked for", req)
+	}
+	if n, _ := c.Netmap(); n.Position != second.Manifest.Position {
+		t.Errorf("in force: got %s, want %s", n.Position, second.Manifest.Position)
+	}
+	wantAck(t, f, second) // on the new stream, where nothing is newer
+	f.publish(third)
+	wantAck(t, f, third)
+	s, _ := c.Status()
+	if s.Refusals[netmap.Rollback] < 1 || s.Refusals[netmap.Incomplete] < 1 || len(s.Recent) < 2 || s.Recent[0].Document != "manifest" {
+		t.Errorf("status: got %v and %+v, want both refusals", s.Refusals, s.Recent)
+	}
+}
