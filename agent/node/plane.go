@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,8 @@ type plane struct {
 	filter *filter.Filter
 	tunnel *tunnel.Tunnel
 	relays *path.Relays
+	bind   *bind.Bind
+	early  early
 	log    *slog.Logger
 
 	// injector is the tunnel, once there is one: the filter is built first.
@@ -36,6 +39,7 @@ type plane struct {
 
 	mu      sync.Mutex // guards the fields below
 	lastCut int
+	homes   map[key.NodeID][]string // home relays of peers, as last adopted
 	rules   *filter.Compiled
 	timer   *time.Timer // fires when a grant, membership or session ends
 }
@@ -59,19 +63,18 @@ func newPlane(cfg planeConfig) (*plane, error) {
 	if p.stack, err = netstack.New(netstack.Config{Addrs: cfg.addresses, MTU: mtu}); err != nil {
 		return nil, fmt.Errorf("start data plane: %w", err)
 	}
-	var b *bind.Bind
 	p.relays = path.New(path.Config{
 		Identity: cfg.identity, Papers: cfg.admission, Home: cfg.home, Log: cfg.log,
-		Receive: func(src key.NodeID, packet []byte) { b.Deliver(src, packet) },
-		Up:      func() { b.RetryAll() },
+		Receive: func(src key.NodeID, packet []byte) { p.bind.Deliver(src, packet) },
+		Up:      func() { p.bind.RetryAll() },
 	})
-	if b, err = bind.New(bind.Config{Sender: p.relays}); err != nil {
+	if p.bind, err = bind.New(bind.Config{Sender: p.relays, Unknown: p.early.keep}); err != nil {
 		p.relays.Close()
 		p.stack.Close()
 		return nil, fmt.Errorf("start data plane: %w", err)
 	}
 	p.tunnel, err = tunnel.New(tunnel.Config{
-		Key: cfg.wg, Device: p.stack, Bind: b, MTU: mtu, Log: cfg.log,
+		Key: cfg.wg, Device: p.stack, Bind: p.bind, MTU: mtu, Log: cfg.log,
 		In:  func(pkt []byte) bool { return p.filter.In(pkt).Action == filter.Pass },
 		Out: func(pkt []byte) bool { return p.filter.Out(pkt).Action == filter.Pass },
 	})
@@ -118,6 +121,7 @@ func (p *plane) adopt(n *netmap.Netmap, at time.Time, judge func()) {
 	if err := p.tunnel.SetPeers(peers); err != nil {
 		p.log.Error("WireGuard does not take the peers", "err", err)
 	}
+	p.meet(homes)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rules = compiled
@@ -128,6 +132,24 @@ func (p *plane) adopt(n *netmap.Netmap, at time.Time, judge func()) {
 	}
 	if next := compiled.NextEnd(); !next.IsZero() {
 		p.timer = time.AfterFunc(max(0, next.Sub(at)), judge)
+	}
+}
+
+// meet has handshakes go on that could not until now: those of peers that called
+// before this node knew them, and those to peers that are newly found. WireGuard
+// by itself would call again after five seconds.
+func (p *plane) meet(homes map[key.NodeID][]string) {
+	p.mu.Lock()
+	before := p.homes
+	p.homes = homes
+	p.mu.Unlock()
+	for id, relays := range homes {
+		if pkt := p.early.take(id); pkt != nil {
+			p.bind.Deliver(id, pkt)
+		}
+		if was, known := before[id]; !known || !slices.Equal(was, relays) {
+			p.bind.Retry(id)
+		}
 	}
 }
 

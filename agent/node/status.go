@@ -32,6 +32,8 @@ func (a *Agent) Status() (*localapi.Status, <-chan struct{}) {
 		},
 	}
 	switch {
+	case n.Self != nil && p == nil:
+		s.State, s.Why, s.Name = "waiting", "starting", n.Self.Name
 	case n.Self != nil:
 		s.State, s.Name, s.Who, s.Expires = "up", n.Self.Name, who(n.Self), n.Self.Expires
 	case n.Out != "":
@@ -130,7 +132,11 @@ func (a *Agent) alarms(n *netmap.Netmap, failed error) (out []localapi.Alarm) {
 		add(time.Time{}, "a newer state is not obeyed, because it cannot be kept: %s", following.Unwritten)
 	}
 	for _, r := range following.Recent {
-		add(r.At, "%s refused (%s): %s", r.Document, r.Kind, r.Why)
+		times := ""
+		if r.Count > 1 {
+			times = fmt.Sprintf(", the newest of %d", r.Count)
+		}
+		add(r.At, "%s refused (%s): %s%s", r.Document, r.Kind, r.Why, times)
 	}
 	if n.Unenforced > 0 {
 		add(time.Time{}, "%d grants of this revision give no access here: this version cannot enforce them", n.Unenforced)

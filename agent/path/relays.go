@@ -3,8 +3,9 @@
 // # Paths
 //
 // Every packet goes by relay: the first connected one of the home relays that
-// the peer's record names, or of this node's own where it names none. A node keeps connections to its own home relays,
-// where peers find it, and opens one to another relay only while it sends there.
+// the peer's record names, or of this node's own where it names none. A node
+// keeps connections to its own home relays, where peers find it, and opens one to
+// another relay only while it sends there.
 //
 // # Home relays
 //

@@ -83,8 +83,12 @@ func get(ctx context.Context, proxy, url string) (a answer, err error) {
 	return a, err
 }
 
-// isRefusal tells the proxy's "not allowed by ruleset" (RFC 1928, reply 2).
-func isRefusal(err error) bool { return strings.Contains(err.Error(), "not allowed by ruleset") }
+// isRefusal tells the proxy's "not allowed by ruleset" (RFC 1928, reply 2), which
+// says that the node is not visible from here, and the reset by which the far
+// end's filter refuses (reply 5).
+func isRefusal(err error) bool {
+	return strings.Contains(err.Error(), "not allowed by ruleset") || strings.Contains(err.Error(), "connection refused")
+}
 
 // An openStream is a connection that stays open until somebody ends it.
 type openStream struct {
