@@ -11,7 +11,11 @@
 // with different content.
 //
 // seq is the Unix time of the decision, or one more than the last where the
-// clock has not moved on.
+// clock has not moved on. A new epoch asks for a new revision, also of the same
+// commit. The ended list grows and never forgets: a new epoch begins with the
+// nodes of the one before, whose admissions would be good again without.
+//
+// One sync signs here: a root document with a threshold above one is refused.
 //
 // # Handing over
 //
@@ -21,10 +25,12 @@
 package publish
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"sync"
 	"time"
@@ -96,16 +102,23 @@ type Publisher struct {
 func Open(dir string, keys Keys, root *trust.Root) (*Publisher, error) {
 	p := &Publisher{file: filepath.Join(dir, "revision.state"), keys: keys, root: root}
 	for _, k := range []struct {
-		role string
-		key  trust.SigningKey
-		in   []trust.VKey
-	}{{"policy", keys.Policy, root.PolicyKeys}, {"admission", keys.Admission, root.AdmissionKeys}} {
+		role      string
+		key       trust.SigningKey
+		in        []trust.VKey
+		threshold int
+	}{
+		{"policy", keys.Policy, root.PolicyKeys, root.PolicyThreshold},
+		{"admission", keys.Admission, root.AdmissionKeys, root.AdmissionThreshold},
+	} {
 		named := false
 		for _, v := range k.in {
 			named = named || v.Equal(k.key.Public())
 		}
 		if !named {
 			return nil, fmt.Errorf("the %s key %s is not one that the root document names", k.role, k.key.Public().Name())
+		}
+		if k.threshold != 1 {
+			return nil, fmt.Errorf("the root document wants the signatures of %d %s keys; this version signs with one", k.threshold, k.role)
 		}
 	}
 	b, err := statefile.Read(p.file, fileKind)
@@ -116,15 +129,17 @@ func Open(dir string, keys Keys, root *trust.Root) (*Publisher, error) {
 		// The copy before it is no substitute: a seq may have been signed since.
 		return nil, fmt.Errorf("%w; nothing is signed until it is recovered", err)
 	}
-	if p.current, err = decode(b); err != nil {
+	if p.current, err = decode(b, root.Network); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.file, err)
 	}
 	return p, nil
 }
 
-func decode(b []byte) (*Revision, error) {
+func decode(b []byte, network key.NetworkID) (*Revision, error) {
 	var s stored
-	if err := json.Unmarshal(b, &s); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&s); err != nil {
 		return nil, err
 	}
 	if s.Version != storedVersion {
@@ -141,10 +156,28 @@ func decode(b []byte) (*Revision, error) {
 	if r.Tree, err = leaf.TreeOf(s.Leaves); err != nil {
 		return nil, err
 	}
-	if r.Tree.Root() != r.Manifest.Tree {
+	m := r.Manifest
+	switch {
+	case m.Network != network:
+		return nil, fmt.Errorf("of network %s, want %s", m.Network, network)
+	case r.Tree.Root() != m.Tree:
 		return nil, errors.New("the leaves are not the manifest's")
+	case r.Ended.Hash() != m.Ended:
+		return nil, errors.New("the ended list is not the manifest's")
+	case hashOrZero(r.Changes) != m.Changes:
+		return nil, errors.New("the change list is not the manifest's")
+	case hashOrZero(r.Origins) != m.Origins:
+		return nil, errors.New("the origins are not the manifest's")
 	}
 	return r, nil
+}
+
+// hashOrZero is the hash of a document; zero for none.
+func hashOrZero(b []byte) key.Hash {
+	if len(b) == 0 {
+		return key.Hash{}
+	}
+	return key.HashOf(b)
 }
 
 // Current is the newest revision decided, or nil.
@@ -155,12 +188,12 @@ func (p *Publisher) Current() *Revision {
 }
 
 // Decide makes the next revision and writes it to disk. For the commit that is
-// current already it returns that revision.
+// current already, in this epoch, it returns that revision.
 func (p *Publisher) Decide(c Compiled, now time.Time) (*Revision, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	last := p.current
-	if last != nil && last.Manifest.Commit == c.Commit {
+	if last != nil && last.Manifest.Commit == c.Commit && last.Manifest.Epoch == p.root.Epoch {
 		return last, nil
 	}
 	now = now.UTC().Truncate(time.Second)
@@ -180,9 +213,7 @@ func (p *Publisher) Decide(c Compiled, now time.Time) (*Revision, error) {
 	}
 	m.NetworkLeaf, _ = r.Tree.Has(leaf.NameNetwork)
 	m.RelaysLeaf, _ = r.Tree.Has(leaf.NameRelays)
-	if c.Origins != nil {
-		m.Origins = key.HashOf(c.Origins)
-	}
+	m.Origins = hashOrZero(c.Origins)
 	list := leaf.ChangeList{Network: p.root.Network}
 	var before *leaf.Tree
 	if last != nil {
@@ -218,18 +249,21 @@ func (p *Publisher) Decide(c Compiled, now time.Time) (*Revision, error) {
 // next with the nodes that are out now.
 func (p *Publisher) ended(ending map[key.NodeID]string, now time.Time) (*trust.Ended, error) {
 	e := trust.Ended{Network: p.root.Network, Epoch: p.root.Epoch, Number: 1, Issued: now, Nodes: map[key.NodeID]string{}}
-	if p.current != nil && p.current.Ended.Epoch == p.root.Epoch {
+	fresh := true
+	if p.current != nil {
 		last := p.current.Ended
-		if len(ending) == 0 {
-			return last, nil
-		}
-		e.Number = last.Number + 1
-		for id, why := range last.Nodes {
-			e.Nodes[id] = why
+		maps.Copy(e.Nodes, last.Nodes)
+		if last.Epoch == p.root.Epoch {
+			fresh, e.Number = false, last.Number+1
 		}
 	}
 	for id, why := range ending {
-		e.Nodes[id] = why
+		if _, out := e.Nodes[id]; !out { // the first reason stays
+			e.Nodes[id], fresh = why, true
+		}
+	}
+	if !fresh {
+		return p.current.Ended, nil
 	}
 	return trust.NewEnded(e)
 }

@@ -39,8 +39,9 @@ func Dial(c leaf.Coordinator, k trust.SigningKey) (*Coordinator, error) {
 	return &Coordinator{c, hc, wireconnect.NewPublisherClient(hc, "https://"+c.Addr, connect.WithReadMaxBytes(wire.MaxMessage))}, nil
 }
 
-// Push brings a coordinator to the revision. It returns the highest number of the
-// admissions that the coordinator has.
+// Push brings a coordinator to the revision, and gives it what it lacks of one that
+// it has: later root documents, and leaves that a damaged store has lost. It
+// returns the highest number of the admissions that the coordinator has.
 func (p *Publisher) Push(ctx context.Context, c *Coordinator, r *Revision, roots [][]byte) (admissions int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -58,7 +59,8 @@ func (p *Publisher) Push(ctx context.Context, c *Coordinator, r *Revision, roots
 	if err != nil {
 		return 0, fmt.Errorf("publish to %s: the manifest it has: %w", c.Addr, err)
 	}
-	if prev == r.Manifest.Hash() {
+	whole := len(has.GetLost()) == 0
+	if prev == r.Manifest.Hash() && whole && has.GetRootVersion() >= int64(len(roots)) {
 		return has.GetLog(), nil
 	}
 	manifest, ended, err := p.Notes(r)
@@ -70,7 +72,7 @@ func (p *Publisher) Push(ctx context.Context, c *Coordinator, r *Revision, roots
 	}
 	if !prev.IsZero() {
 		req.Prev = prev[:]
-		if prev == r.Manifest.Prev && r.Changes != nil {
+		if prev == r.Manifest.Prev && r.Changes != nil && whole {
 			if req.Leaves, err = changed(r); err != nil {
 				return 0, err
 			}
