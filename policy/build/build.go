@@ -196,8 +196,10 @@ func Compare(base, head *Result, inv *reach.Inventory) *reach.Difference {
 	return d
 }
 
-// guard runs this tree's guards and those of the revision before that this tree
-// does not have unchanged: a change cannot remove the guard that forbids it.
+// guard runs this tree's guards, and those of the revision before where they are
+// not the same: a change cannot remove the guard that forbids it. Guards may
+// refer to each other, so that the old ones run as the whole that they were; what
+// both say is said once.
 func (r *Result) guard(ctx context.Context, child *sandbox.Child, base *Result) error {
 	input := rego.Input{Network: r.Policy, Diff: guardDifference(r.Difference)}
 	if c := r.Tree.Commit; c != nil {
@@ -205,51 +207,60 @@ func (r *Result) guard(ctx context.Context, child *sandbox.Child, base *Result) 
 			Hash: c.Hash, Author: c.Author, Email: c.Email, Message: c.Message, Parents: slices.Clone(c.Parents), When: c.When,
 		}
 	}
-	sets := []struct {
-		files map[string][]byte
-		base  bool
-	}{{r.guardFiles, false}}
-	if base != nil {
-		sets = append(sets, struct {
-			files map[string][]byte
-			base  bool
-		}{notIn(base.guardFiles, r.guardFiles), true})
+	if err := r.judge(ctx, child, r.guardFiles, input, false); err != nil {
+		return err
 	}
-	for _, set := range sets {
-		if len(set.files) == 0 {
-			continue
-		}
-		res, err := rego.Judge(ctx, child, set.files, input)
-		if err != nil {
-			if set.base {
-				return fmt.Errorf("guards of the revision before: %w", err)
+	if base == nil || keeps(base.guardFiles, r.guardFiles) {
+		return nil
+	}
+	if err := r.judge(ctx, child, base.guardFiles, input, true); err != nil {
+		return fmt.Errorf("guards of the revision before: %w", err)
+	}
+	return nil
+}
+
+// judge takes up what one set of guards says.
+func (r *Result) judge(ctx context.Context, child *sandbox.Child, files map[string][]byte, input rego.Input, base bool) error {
+	if len(files) == 0 {
+		return nil
+	}
+	res, err := rego.Judge(ctx, child, files, input)
+	if err != nil {
+		return err
+	}
+	for _, found := range []struct {
+		findings []rego.Finding
+		deny     bool
+	}{{res.Deny, true}, {res.Warn, false}} {
+		for _, f := range found.findings {
+			said := slices.ContainsFunc(r.Guards, func(x Finding) bool {
+				return x.Deny == found.deny && x.Guard == f.Guard && x.Message == f.Message && x.Place == f.Place
+			})
+			if !said {
+				r.Guards = append(r.Guards, Finding{f, found.deny, base})
 			}
-			return err
 		}
-		for _, f := range res.Deny {
-			r.Guards = append(r.Guards, Finding{f, true, set.base})
-		}
-		for _, f := range res.Warn {
-			r.Guards = append(r.Guards, Finding{f, false, set.base})
-		}
-		for _, a := range res.Approvals {
-			r.Approvals = append(r.Approvals, Approval{a, set.base})
+	}
+	for _, a := range res.Approvals {
+		said := slices.ContainsFunc(r.Approvals, func(x Approval) bool {
+			return x.Guard == a.Guard && x.Team == a.Team && x.Reason == a.Reason && x.Place == a.Place
+		})
+		if !said {
+			r.Approvals = append(r.Approvals, Approval{a, base})
 		}
 	}
 	return nil
 }
 
-// notIn are the guard files that the other set does not have unchanged. Guards
-// are files of their own and import nothing of each other; tests of guards do
-// not judge.
-func notIn(files, other map[string][]byte) map[string][]byte {
-	out := map[string][]byte{}
+// keeps reports whether all guards of a set stand unchanged in another. Tests of
+// guards do not judge.
+func keeps(files, in map[string][]byte) bool {
 	for name, b := range files {
-		if o, ok := other[name]; (!ok || string(o) != string(b)) && !strings.HasSuffix(name, "_test.rego") {
-			out[name] = b
+		if o, ok := in[name]; (!ok || string(o) != string(b)) && !strings.HasSuffix(name, "_test.rego") {
+			return false
 		}
 	}
-	return out
+	return true
 }
 
 // guardDifference is the difference as guards see it: one entry for each source
