@@ -232,7 +232,7 @@ func (a *Applier) head(ctx context.Context, head string) error {
 			a.log.Error("commit not judged; it is tried again", "commit", head, "err", err)
 			return err
 		}
-		if cur, err = a.decide(next, began); err != nil {
+		if _, err = a.decide(next, began); err != nil {
 			a.log.Error("revision not decided; it is tried again", "commit", head, "err", err)
 			return err
 		}
