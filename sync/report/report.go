@@ -8,7 +8,9 @@
 package report
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -30,7 +32,7 @@ type Convergence struct {
 	Enforced int            `json:"enforced"`          // nodes that enforce it
 	Of       int            `json:"of"`                // nodes admitted
 	Missing  []Missing      `json:"missing,omitempty"` // by name
-	Took     time.Duration  `json:"took,omitempty"`    // from decision to the last node; 0 while some are missing
+	Took     time.Duration  `json:"took,omitempty"`    // from decision to the last of the nodes admitted by then; 0 while any is missing
 }
 
 // A Missing node does not enforce the revision, as far as is known.
@@ -62,8 +64,15 @@ func (c Convergence) String() string {
 	return b.String()
 }
 
-// maxNamed is how many missing nodes one line names.
-const maxNamed = 10
+const (
+	// maxNamed is how many missing nodes one line names.
+	maxNamed = 10
+
+	// maxEarly is how many nodes' news is kept that Target has not named yet. They
+	// are on their way between two goroutines; what is more comes from a
+	// coordinator that invents nodes. At most papers.MaxAck each: 2 MiB.
+	maxEarly = 1024
+)
 
 // A Reporter collects acknowledgements. Its methods may be called at the same
 // time.
@@ -74,29 +83,47 @@ type Reporter struct {
 	revision *publish.Revision
 	decided  time.Time
 	nodes    map[key.NodeID]*node
-	done     time.Time // when the last node's acknowledgement came
+	early    map[key.NodeID]news // of nodes that Target has not named
 	changed  chan struct{}
 }
 
 type node struct {
 	admission *papers.Admission
 	ack       *papers.Ack
-	expected  key.Hash // digest under the revision
+	at        time.Time // when ack, or one that says the same, first came
+	expected  key.Hash  // digest under the revision
 	online    bool
 	since     time.Time // offline since; zero where unknown
 }
 
-// New makes a Reporter of a network.
-func New(network key.NetworkID) *Reporter {
-	return &Reporter{network: network, nodes: map[key.NodeID]*node{}, changed: make(chan struct{})}
+// news is what a coordinator says of a node.
+type news struct {
+	note       []byte // nil for none
+	online     bool
+	since, now time.Time
 }
 
-// Target says which revision is to be enforced, and by which nodes.
+// New makes a Reporter of a network.
+func New(network key.NetworkID) *Reporter {
+	return &Reporter{network: network, nodes: map[key.NodeID]*node{}, early: map[key.NodeID]news{}, changed: make(chan struct{})}
+}
+
+// Target says which revision is to be enforced, and by which nodes. It may be
+// called at the same time for a revision and the one before, or for more nodes and
+// for fewer: an older revision changes nothing, and within one revision nodes are
+// only added, since only the next one's ended list takes any away.
 func (r *Reporter) Target(rev *publish.Revision, live []*papers.Admission, decided time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.revision == nil || r.revision.Manifest.Hash() != rev.Manifest.Hash() {
-		r.revision, r.decided, r.done = rev, decided, time.Time{}
+	same := false
+	if r.revision != nil {
+		if rev.Manifest.Position.Compare(r.revision.Manifest.Position) < 0 {
+			return
+		}
+		same = r.revision.Manifest.Hash() == rev.Manifest.Hash()
+	}
+	if !same {
+		r.revision, r.decided = rev, decided
 	}
 	leaves := make(map[string]leaf.Leaf, len(rev.Leaves))
 	for _, l := range rev.Leaves {
@@ -111,44 +138,85 @@ func (r *Reporter) Target(rev *publish.Revision, live []*papers.Admission, decid
 		return p, err == nil
 	}
 	next := make(map[key.NodeID]*node, len(live))
+	if same {
+		maps.Copy(next, r.nodes)
+	}
 	for _, a := range live {
-		n := r.nodes[a.Identity.NodeID()]
+		id := a.Identity.NodeID()
+		if same && next[id] != nil {
+			next[id].admission = a
+			continue
+		}
+		n := r.nodes[id]
 		if n == nil {
 			n = &node{}
 		}
 		n.admission = a
 		n.expected = netmap.Expected(a, rev.Manifest.Hash(), rev.Tree, principal)
-		next[a.Identity.NodeID()] = n
+		next[id] = n
+		if e, ok := r.early[id]; ok {
+			delete(r.early, id)
+			// One that does not verify says nothing of the node; whoever sent it was
+			// told of no error, since nobody could tell then.
+			_ = r.take(n, e)
+		}
 	}
 	r.nodes = next
 	r.tell()
 }
 
-// Ack takes up what a coordinator says of a node. An acknowledgement that does
-// not verify is an error and changes nothing.
+// Ack takes up what a coordinator says of a node; no note is none. An
+// acknowledgement that does not verify is an error and changes nothing. News of a
+// node that Target has not named is kept for a while: an acknowledgement may
+// overtake the admission that it follows from.
 func (r *Reporter) Ack(id key.NodeID, note []byte, online bool, since, now time.Time) error {
+	if len(note) > papers.MaxAck {
+		return fmt.Errorf("acknowledgement of %s: %d bytes, at most %d", id.Short(), len(note), papers.MaxAck)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	e := news{note, online, since, now}
 	n := r.nodes[id]
 	if n == nil {
-		return nil // a node that is out, or not admitted by this sync
-	}
-	n.online, n.since = online, since
-	defer r.tell()
-	if len(note) == 0 {
+		e.note = bytes.Clone(note)
+		r.keep(id, e)
 		return nil
 	}
-	a, err := papers.OpenAck(note, r.network, n.admission.Identity)
-	if err != nil {
-		return fmt.Errorf("%s: %w", n.admission.Name, err)
+	if err := r.take(n, e); err != nil {
+		return err
 	}
-	if n.ack != nil && a.Position.Compare(n.ack.Position) < 0 {
-		return nil
+	r.tell()
+	return nil
+}
+
+// keep keeps news of an unknown node; the oldest makes room.
+func (r *Reporter) keep(id key.NodeID, e news) {
+	if _, ok := r.early[id]; !ok && len(r.early) >= maxEarly {
+		var oldest key.NodeID
+		var at time.Time
+		for id, e := range r.early {
+			if at.IsZero() || e.now.Before(at) {
+				oldest, at = id, e.now
+			}
+		}
+		delete(r.early, oldest)
 	}
-	n.ack = a
-	if r.done.IsZero() && r.missing() == nil {
-		r.done = now
+	r.early[id] = e
+}
+
+func (r *Reporter) take(n *node, e news) error {
+	if len(e.note) > 0 {
+		a, err := papers.OpenAck(e.note, r.network, n.admission.Identity)
+		if err != nil {
+			return fmt.Errorf("%s: %w", n.admission.Name, err)
+		}
+		was := n.ack
+		newer := was == nil || a.Position.Compare(was.Position) > 0
+		if newer || a.Position == was.Position && (a.Manifest != was.Manifest || a.Digest != was.Digest) {
+			n.ack, n.at = a, e.now
+		}
 	}
+	n.online, n.since = e.online, e.since
 	return nil
 }
 
@@ -158,9 +226,6 @@ func (n *node) enforces(rev *publish.Revision) bool {
 }
 
 func (r *Reporter) missing() (out []Missing) {
-	if r.revision == nil {
-		return nil
-	}
 	for _, n := range r.nodes {
 		if n.enforces(r.revision) {
 			continue
@@ -197,8 +262,12 @@ func (r *Reporter) Convergence() (Convergence, <-chan struct{}) {
 		Commit: r.revision.Manifest.Commit, Position: r.revision.Manifest.Position, Decided: r.decided,
 		Enforced: len(r.nodes) - len(missing), Of: len(r.nodes), Missing: missing,
 	}
-	if len(missing) == 0 && !r.done.IsZero() {
-		c.Took = r.done.Sub(r.decided)
+	if len(missing) == 0 {
+		for _, n := range r.nodes {
+			if !n.admission.Issued.After(r.decided) {
+				c.Took = max(c.Took, n.at.Sub(r.decided))
+			}
+		}
 	}
 	return c, r.changed
 }
