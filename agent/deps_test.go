@@ -12,8 +12,11 @@ func TestDeps(t *testing.T) {
 	deptest.List{
 		Allowed: map[string]string{
 			"agent/...":                  "itself",
+			"coordinator/follow/...":     "its side of the coordinator's protocol",
 			"relay/frame/...":            "the frames it speaks with relays",
 			"relay/client/...":           "its side of a connection to a relay",
+			"relay/internal/outbox":      "of relay/client: packets that wait for the relay",
+			"relay/internal/socket":      "of relay/client: deadlines and buffers of its connection",
 			"relay/stun/...":             "it asks relays for its outside address",
 			"coordinator/key/...":        "keys, identifiers and the TLS made of them",
 			"coordinator/acl/...":        "what a rule means",
