@@ -326,11 +326,8 @@ func (c *candidate) revision(u Update) {
 	c.take(next, moved)
 }
 
-// take makes next the candidate, with what the candidate took up meanwhile.
+// take makes next the candidate. Next was a copy of it, with what it had taken up.
 func (c *candidate) take(next *State, adopted bool) {
-	if c.newest.After(next.newest) {
-		next.newest = c.newest
-	}
 	c.State = next
 	c.changed = true
 	c.adopted = c.adopted || adopted

@@ -45,10 +45,9 @@ type admission struct {
 // A chapter is a revision and what it means.
 type chapter struct {
 	*netmaptest.Revision
-	policy  netmaptest.Policy
-	ended   map[key.NodeID]bool
-	key     int // the admission key that its root names
-	newRoot bool
+	policy netmaptest.Policy
+	ended  map[key.NodeID]bool
+	key    int // the admission key that its root names
 }
 
 type list struct {
