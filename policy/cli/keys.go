@@ -218,3 +218,9 @@ func describeKey(s string) (what, public string, err error) {
 	}
 	return "", "", errors.New("not a key")
 }
+
+// looksPrivate reports whether a text may be a private key, or was meant to be
+// one: no message repeats it then.
+func looksPrivate(s string) bool {
+	return strings.HasPrefix(s, "PRIVATE+KEY+") || strings.Contains(s, "key:")
+}

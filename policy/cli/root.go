@@ -113,6 +113,8 @@ func publicKeys[T any](flag string, texts []string, parse func(string) (T, error
 		}
 		if what, public, err := describeKey(text); err == nil && public != text {
 			return nil, fmt.Errorf("%s: a %s; give its public half (policy keys show)", flag, what)
+		} else if err != nil && looksPrivate(text) {
+			return nil, fmt.Errorf("%s: %w", flag, err)
 		}
 		k, err := parse(text)
 		if err != nil {

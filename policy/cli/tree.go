@@ -1,13 +1,14 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
+	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/reach"
 	"github.com/writmesh/writ/policy/source"
@@ -52,18 +53,47 @@ func readInventory(name string) (*reach.Inventory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read inventory: %w", err)
 	}
-	d := json.NewDecoder(strings.NewReader(string(b)))
+	inv, err := parseInventory(b)
+	if err != nil {
+		return nil, fmt.Errorf("read inventory %s: %w", name, err)
+	}
+	return inv, nil
+}
+
+// parseInventory rejects unknown fields, data after the object, names that no
+// node can have, a name twice, and nodes that are neither a user's nor tagged, or
+// both.
+func parseInventory(b []byte) (*reach.Inventory, error) {
+	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	inv := &reach.Inventory{}
 	if err := d.Decode(inv); err != nil {
-		return nil, fmt.Errorf("read inventory %s: %w", name, err)
+		return nil, err
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, fmt.Errorf("read inventory %s: data after the object", name)
+		return nil, errors.New("data after the object")
 	}
+	seen := map[string]bool{}
 	for _, n := range inv.Nodes {
-		if n.Name == "" || (n.User == "") == (len(n.Tags) == 0) {
-			return nil, fmt.Errorf("read inventory %s: node %q: want a name, and a user or tags", name, n.Name)
+		if err := acl.CheckLabel("node", n.Name); err != nil {
+			return nil, err
+		}
+		if seen[n.Name] {
+			return nil, fmt.Errorf("node %q is there twice", n.Name)
+		}
+		seen[n.Name] = true
+		if (n.User == "") == (len(n.Tags) == 0) {
+			return nil, fmt.Errorf("node %q: want a user, or tags", n.Name)
+		}
+		if n.User != "" {
+			if err := acl.CheckUser(n.User); err != nil {
+				return nil, fmt.Errorf("node %q: %w", n.Name, err)
+			}
+		}
+		for _, t := range n.Tags {
+			if err := acl.CheckName("tag", t); err != nil {
+				return nil, fmt.Errorf("node %q: %w", n.Name, err)
+			}
 		}
 	}
 	return inv, nil

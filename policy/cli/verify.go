@@ -99,14 +99,24 @@ type document struct {
 }
 
 func (v *verifier) file(name string) error {
-	msg, text, err := readNote(name)
+	msg, err := readFile(name, maxNoteFile)
 	if err != nil {
 		return err
+	}
+	return v.document(name, msg)
+}
+
+// document says what a file's content is.
+func (v *verifier) document(name string, msg []byte) error {
+	text, err := trust.Text(msg)
+	if err != nil {
+		return fmt.Errorf("%s: not a signed note: %w", name, err)
 	}
 	kind, _, _ := strings.Cut(text, "\n")
 	d := document{note: msg, text: text}
 	if strings.HasPrefix(kind, "writ/root/") {
-		return v.root(name, false)
+		v.rootDocument(name, d, false)
+		return nil
 	}
 	if v.newest != nil {
 		d.keys = slices.Concat(v.newest.RootKeys, v.newest.PolicyKeys, v.newest.AdmissionKeys)
@@ -134,44 +144,45 @@ func (v *verifier) file(name string) error {
 	return nil
 }
 
-func readNote(name string) (msg []byte, text string, err error) {
-	if msg, err = readFile(name, maxNoteFile); err != nil {
-		return nil, "", err
-	}
-	if text, err = trust.Text(msg); err != nil {
-		return nil, "", fmt.Errorf("%s: not a signed note: %w", name, err)
-	}
-	return msg, text, nil
-}
-
-// root takes up the next root document of the chain.
+// root reads the next root document of the chain from a file.
 func (v *verifier) root(name string, whole bool) error {
-	msg, text, err := readNote(name)
+	msg, err := readFile(name, maxNoteFile)
 	if err != nil {
 		return err
 	}
-	d := document{what: "root document", note: msg, text: text}
+	text, err := trust.Text(msg)
+	if err != nil {
+		return fmt.Errorf("%s: not a signed note: %w", name, err)
+	}
+	v.rootDocument(name, document{note: msg, text: text}, whole)
+	return nil
+}
+
+// rootDocument takes up the next root document of the chain.
+func (v *verifier) rootDocument(name string, d document, whole bool) {
+	d.what = "root document"
+	hash := key.HashOf([]byte(d.text))
 	var root *trust.Root
-	if v.newest == nil {
-		root, d.err = trust.OpenFirstRoot(msg, key.NetworkID(key.HashOf([]byte(text))))
-	} else if v.newest.Hash() == key.HashOf([]byte(text)) {
+	switch {
+	case v.newest == nil:
+		root, d.err = trust.OpenFirstRoot(d.note, key.NetworkID(hash))
+	case v.newest.Hash() == hash:
 		root = v.newest
-		_, d.err = trust.Open(msg, trust.MaxRoot, root.RootKeys, root.RootThreshold)
-	} else {
+		_, d.err = trust.Open(d.note, trust.MaxRoot, root.RootKeys, root.RootThreshold)
+	default:
 		d.keys = v.newest.RootKeys
-		root, d.err = trust.OpenNextRoot(msg, v.newest)
+		root, d.err = trust.OpenNextRoot(d.note, v.newest)
 	}
 	if d.err == nil {
 		v.newest = root
 		d.what = fmt.Sprintf("root document, version %d", root.Version)
-		d.keys = append(slices.Clone(d.keys), root.RootKeys...)
+		d.keys = slices.Concat(d.keys, root.RootKeys)
 		d.details = []string{"network   " + root.Network.String()}
 		if whole {
 			d.details = append(d.details, rootDetails(root)...)
 		}
 	}
 	v.print(name, d)
-	return nil
 }
 
 func rootDetails(r *trust.Root) []string {
