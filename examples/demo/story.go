@@ -203,8 +203,11 @@ func (st *story) startNodes(ctx context.Context) error {
 		}
 		n.args = []string{"--secret-file", st.path("ledger.secret"), "--forward", "tcp/80=" + addr}
 	}
-	for _, n := range st.nodes {
+	for _, n := range st.nodes { // one after the other, so that addresses are in order
 		if err := st.up(n); err != nil {
+			return err
+		}
+		if _, err := n.status(ctx, "admitted", func(s *localapi.Status) bool { return s.State == "up" }); err != nil {
 			return err
 		}
 	}

@@ -148,7 +148,12 @@ func (st *story) chapterForbidden(ctx context.Context) error {
 	}
 	if err := st.repo.write("engineering.cue", `package network
 
-rules: "eng-ledger": {from: ["group:engineering"], to: ["tag:accounting"], allow: ["tcp/80"]}
+rules: "eng-ledger": {
+	from: ["group:engineering"]
+	to: ["tag:accounting"]
+	allow: ["tcp/80"]
+	why: "ENG-77"
+}
 `); err != nil {
 		return err
 	}
