@@ -141,7 +141,7 @@ func (a *Agent) adopt(n *netmap.Netmap) {
 		a.log.Info("admitted", "name", n.Self.Name, "who", strings.Join(who(n.Self), " "), "addresses", n.Addresses)
 	}
 	if p != nil {
-		p.adopt(n, a.control.Time(), a.control.Judge)
+		p.adopt(n, a.control.Judge)
 	}
 	a.mu.Lock()
 	a.plane = p

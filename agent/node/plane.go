@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -32,10 +33,16 @@ type plane struct {
 	relays *path.Relays
 	bind   *bind.Bind
 	early  early
+	clock  func() time.Time // the verifier's
+	papers func() []byte    // the node's admission
 	log    *slog.Logger
 
 	// injector is the tunnel, once there is one: the filter is built first.
 	injector atomic.Pointer[tunnel.Tunnel]
+
+	adopting sync.Mutex // held by adopt and close; guards the fields below
+	closed   bool
+	shown    []byte // the papers that relays were shown; nil before the first
 
 	mu      sync.Mutex // guards the fields below
 	lastCut int
@@ -57,7 +64,7 @@ type planeConfig struct {
 // newPlane starts a data plane that passes nothing: the filter is in place, and
 // empty, before there is a tunnel.
 func newPlane(cfg planeConfig) (*plane, error) {
-	p := &plane{log: cfg.log}
+	p := &plane{clock: cfg.clock, papers: cfg.admission, log: cfg.log}
 	p.filter = filter.New(filter.Config{Clock: cfg.clock, Reset: p.reset})
 	var err error
 	if p.stack, err = netstack.New(netstack.Config{Addrs: cfg.addresses, MTU: mtu}); err != nil {
@@ -99,8 +106,14 @@ func (p *plane) reset(dir filter.Direction, pkt []byte) {
 }
 
 // adopt puts a netmap in force and returns when it is: the filter first, so that
-// what is no longer allowed ends before anything else is done.
-func (p *plane) adopt(n *netmap.Netmap, at time.Time, judge func()) {
+// what is no longer allowed ends before anything else is done. A plane that is
+// closed has nothing to put it in force in.
+func (p *plane) adopt(n *netmap.Netmap, judge func()) {
+	p.adopting.Lock()
+	defer p.adopting.Unlock()
+	if p.closed {
+		return
+	}
 	rules := filter.Rules{Self: n.Self, Addresses: n.Addresses, Inbound: n.Inbound}
 	peers := make([]tunnel.Peer, len(n.Peers))
 	homes := make(map[key.NodeID][]string, len(n.Peers))
@@ -112,12 +125,17 @@ func (p *plane) adopt(n *netmap.Netmap, at time.Time, judge func()) {
 		}
 		homes[peer.Subject.ID] = peer.Relays
 	}
-	compiled := filter.Compile(rules, at)
+	compiled := filter.Compile(rules, p.clock())
 	cut := p.filter.Swap(compiled)
 	for _, f := range cut.Flows {
 		p.log.Info("flow cut by rule change", "flow", f.String())
 	}
 	p.relays.Set(n.Relays, homes)
+	papers := p.papers()
+	if p.shown != nil && !bytes.Equal(papers, p.shown) {
+		p.relays.PapersChanged()
+	}
+	p.shown = papers
 	if err := p.tunnel.SetPeers(peers); err != nil {
 		p.log.Error("WireGuard does not take the peers", "err", err)
 	}
@@ -126,13 +144,37 @@ func (p *plane) adopt(n *netmap.Netmap, at time.Time, judge func()) {
 	defer p.mu.Unlock()
 	p.rules = compiled
 	p.lastCut = len(cut.Flows)
+	p.arm(compiled, judge)
+}
+
+// lookEvery is how long the timer of the next end trusts the clock: a clock that
+// is set, or a machine that slept, moves the end.
+const lookEvery = time.Minute
+
+// arm has judge called when something that these rules allow has ended; p.mu is
+// held.
+func (p *plane) arm(rules *filter.Compiled, judge func()) {
 	if p.timer != nil {
 		p.timer.Stop()
 		p.timer = nil
 	}
-	if next := compiled.NextEnd(); !next.IsZero() {
-		p.timer = time.AfterFunc(max(0, next.Sub(at)), judge)
+	next := rules.NextEnd()
+	if next.IsZero() {
+		return
 	}
+	// By the machine's own clock: the verifier's stands still while that clock is
+	// behind the newest document.
+	p.timer = time.AfterFunc(min(max(0, time.Until(next)), lookEvery), func() {
+		if !p.clock().Before(next) {
+			judge()
+			return
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.rules == rules && p.timer != nil {
+			p.arm(rules, judge)
+		}
+	})
 }
 
 // meet has handshakes go on that could not until now: those of peers that called
@@ -154,9 +196,13 @@ func (p *plane) meet(homes map[key.NodeID][]string) {
 }
 
 func (p *plane) close() {
+	p.adopting.Lock()
+	defer p.adopting.Unlock()
+	p.closed = true
 	p.mu.Lock()
 	if p.timer != nil {
 		p.timer.Stop()
+		p.timer = nil
 	}
 	p.mu.Unlock()
 	p.tunnel.Close() // closes the stack
