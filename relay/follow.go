@@ -43,15 +43,11 @@ func newNetwork(dir string, join papers.JoinString, identity key.IdentityPrivate
 // 9999, which is the latest that a welcome can name (package frame).
 var forever = time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
 
-// Admit implements server.Admitter. Before the relay holds a revision it holds no
-// ended list either, and cannot know who is out: it is not ready, whatever root
+// Admit implements server.Admitter. Before the relay holds a revision it may hold
+// no ended list either, and cannot know who is out: it is not ready, whatever root
 // documents it has.
 func (n *network) Admit(id key.IdentityPublic, admission []byte) (time.Time, error) {
-	state := n.follower.State()
-	if state.Manifest() == nil {
-		return time.Time{}, &frame.Refusal{Kind: frame.NotReady}
-	}
-	until, err := state.AdmitPapers(id, admission, time.Now())
+	until, err := n.follower.State().AdmitPapers(id, admission, time.Now())
 	switch {
 	case err == nil && until.IsZero():
 		return forever, nil
