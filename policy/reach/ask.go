@@ -53,26 +53,27 @@ type Finding struct {
 // sets are all ports. The result is empty when there is none.
 func (w *World) Find(from, to []int, ports []acl.Ports, allowed bool) []Finding {
 	g := &grouping{nodes: w.Nodes, ports: w.classes, names: w.names, gained: map[string]*rectangles{}}
-	for i := range w.Nodes {
-		g.classes = append(g.classes, []int{i})
-	}
+	sources, dests := g.split(w, from), g.split(w, to)
 	classes := within(w.classes, ports)
-	subjects := make([]*acl.Subject, len(w.Nodes))
-	for i, n := range w.Nodes {
-		subjects[i] = w.Policy.Subject(n)
+	asked := make([]bool, len(w.classes))
+	for i, port := range w.classes {
+		asked[i] = slices.Contains(classes, port)
 	}
-	for _, t := range to {
-		in := selecting(w.Policy, subjects[t], w.At)
-		for _, f := range from {
-			if f == t && w.Nodes[f].Name != "" {
-				continue // a node does not meet itself
+	subject := func(class int) *acl.Subject { return w.Policy.Subject(w.Nodes[g.classes[class][0]]) }
+	for _, t := range dests {
+		to := subject(t)
+		in := selecting(w.Policy, to, w.At)
+		for _, f := range sources {
+			if g.meetsItself(f, t) {
+				continue
 			}
+			from := subject(f)
 			row := make([]cell, len(w.classes))
 			for i, port := range w.classes {
-				if !slices.Contains(classes, port) {
+				if !asked[i] {
 					continue
 				}
-				v := acl.Judge(in, acl.Request{From: subjects[f], To: subjects[t], Target: port.Target, At: w.At})
+				v := acl.Judge(in, acl.Request{From: from, To: to, Target: port.Target, At: w.At})
 				if v.Allowed == allowed {
 					v.Allowed, v.Until = true, time.Time{}
 					row[i] = cell{gained: v}
@@ -90,6 +91,42 @@ func (w *World) Find(from, to []int, ports []acl.Ports, allowed bool) []Finding 
 		out = append(out, f)
 	}
 	return out
+}
+
+// split adds the classes of the nodes that are asked about, and returns their
+// indexes. Of a class of the world only those of its nodes are in one.
+func (g *grouping) split(w *World, asked []int) (out []int) {
+	is := make([]bool, len(w.Nodes))
+	for _, i := range asked {
+		is[i] = true
+	}
+	for _, class := range nodeClasses(w.Nodes, w.Policy) {
+		class = slices.DeleteFunc(class, func(i int) bool { return !is[i] })
+		if len(class) > 0 {
+			out = append(out, len(g.classes))
+			g.classes = append(g.classes, class)
+		}
+	}
+	return out
+}
+
+// meetsItself reports whether two classes are the same one node and nothing
+// else: a node of the network has no flows to itself.
+func (g *grouping) meetsItself(from, to int) bool {
+	f, t := g.classes[from], g.classes[to]
+	return len(f) == 1 && len(t) == 1 && f[0] == t[0] && g.nodes[f[0]].Name != ""
+}
+
+// sample is one node of each of two classes, different ones where there are.
+func (g *grouping) sample(from, to int) (f, t Node) {
+	a, b := g.classes[from], g.classes[to]
+	if a[0] == b[0] && len(b) > 1 {
+		return g.nodes[a[0]], g.nodes[b[1]]
+	}
+	if a[0] == b[0] && len(a) > 1 {
+		return g.nodes[a[1]], g.nodes[b[0]]
+	}
+	return g.nodes[a[0]], g.nodes[b[0]]
 }
 
 // Name describes nodes by their indexes.

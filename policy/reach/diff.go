@@ -75,7 +75,7 @@ func Diff(base, head *Compiled, inv *Inventory, at time.Time) *Difference {
 		base = &Compiled{}
 	}
 	nodes := Nodes(inv, nil, base, head)
-	classes := nodeClasses(nodes, at, base, head)
+	classes := nodeClasses(nodes, base, head)
 	ports := Classes(append(base.portSets(), head.portSets()...)...)
 	d := &Difference{At: at, Inventory: inv != nil, Gained: []Change{}, Lost: []Change{}}
 	g := &grouping{
@@ -96,8 +96,8 @@ func Diff(base, head *Compiled, inv *Inventory, at time.Time) *Difference {
 			continue
 		}
 		for from := range classes {
-			if from == to && len(classes[from]) == 1 && nodes[classes[from][0]].Name != "" {
-				continue // a node does not meet itself
+			if g.meetsItself(from, to) {
+				continue
 			}
 			row := make([]cell, len(ports))
 			for i, port := range ports {
@@ -143,7 +143,7 @@ func compare(was, is acl.Verdict) cell {
 
 // nodeClasses groups nodes that no rule of the policies tells apart, at the time
 // or later: they have the same memberships with the same ends.
-func nodeClasses(nodes []Node, at time.Time, policies ...*Compiled) [][]int {
+func nodeClasses(nodes []Node, policies ...*Compiled) [][]int {
 	self, byName, byUser := false, map[string]bool{}, map[string]bool{}
 	for _, c := range policies {
 		for _, s := range c.selectors() {
@@ -259,10 +259,11 @@ func (g *grouping) changes(in map[string]*rectangles) []Change {
 		for _, sources := range byTo {
 			slices.Sort(sources)
 			to := r.to[sources[0]]
+			one, other := g.sample(sources[0], to[0])
 			c := Change{
 				From: g.names.name(g.set(sources)), To: g.names.name(g.set(to)),
 				Ports: portText(r.ports, len(g.ports)), Until: r.verdict.Until, Kept: r.kept, Before: r.before, Rules: r.rules,
-				Sample: Pair{g.nodes[g.classes[sources[0]][0]], g.nodes[g.classes[to[0]][0]], r.ports[0].Target},
+				Sample: Pair{one, other, r.ports[0].Target},
 			}
 			c.People, c.Nodes = g.people(g.set(sources)), g.real(g.set(to))
 			out = append(out, c)

@@ -125,16 +125,25 @@ func TestFindIsTheOracle(t *testing.T) {
 		}
 		allowed := rapid.Bool().Draw(t, "allowed")
 		w := reach.NewWorld(c, inv, now, nil, ports)
-		all := make([]int, len(w.Nodes))
-		for i := range all {
-			all[i] = i
+		sides := [2]map[int]bool{{}, {}}
+		var sources, dests []int
+		for i := range w.Nodes {
+			if sides[0][i] = rapid.IntRange(0, 3).Draw(t, "from") > 0; sides[0][i] {
+				sources = append(sources, i)
+			}
+			if sides[1][i] = rapid.IntRange(0, 3).Draw(t, "to") > 0; sides[1][i] {
+				dests = append(dests, i)
+			}
 		}
 		words := vocabulary{w.Nodes, c, nil}
 		got := map[question]bool{}
 		targets := slices.DeleteFunc(samples(c, asked(ports)), func(x acl.Target) bool {
 			return len(ports) > 0 && !slices.ContainsFunc(ports, func(p acl.Ports) bool { return p.Contains(x) })
 		})
-		for _, f := range w.Find(all, all, ports, allowed) {
+		for _, f := range w.Find(sources, dests, ports, allowed) {
+			if p := f.Sample; c.Judge(p.From, p.To, p.Target, now).Allowed != allowed || p.From.Name != "" && p.From.Name == p.To.Name {
+				t.Fatalf("sample %+v: want two nodes for which allowed is %t", p, allowed)
+			}
 			for from := range words.expand(t, f.From) {
 				for to := range words.expand(t, f.To) {
 					if from == to && w.Nodes[from].Name != "" {
@@ -155,7 +164,8 @@ func TestFindIsTheOracle(t *testing.T) {
 				}
 				for _, target := range targets {
 					q := question{f, to, target}
-					if want := c.Judge(from, dest, target, now).Allowed == allowed; got[q] != want {
+					want := sides[0][f] && sides[1][to] && c.Judge(from, dest, target, now).Allowed == allowed
+					if got[q] != want {
 						t.Fatalf("%s: found %t, want %t", words.show(q), got[q], want)
 					}
 				}
