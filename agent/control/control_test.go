@@ -3,9 +3,11 @@ package control
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -728,4 +730,54 @@ func TestHostileCoordinator(t *testing.T) {
 	if s.Refusals[netmap.Rollback] < 1 || s.Refusals[netmap.Incomplete] < 1 || len(s.Recent) < 2 || s.Recent[0].Document != "manifest" {
 		t.Errorf("status: got %v and %+v, want both refusals", s.Refusals, s.Recent)
 	}
+}
+
+// A coordinator that only the policy names is found when that of the join string
+// is gone, also after a restart.
+func TestCoordinatorOfThePolicy(t *testing.T) {
+	f, w, first := admittedFake(t)
+	other := newFake(t, w, f.node)
+	other.admitted = true
+	w.Advance(time.Minute)
+	second := renamed(t, w, first, other.coordinator())
+	other.hold(second)
+	cfg := f.config(t.TempDir())
+	c, stop := begin(t, cfg)
+	wantAck(t, f, first)
+	f.publish(second)
+	wantAck(t, f, second)
+	f.stop()
+	c.follower.Kick()
+	wantAck(t, other, second)
+	stop()
+	begin(t, cfg)
+	wantAck(t, other, second)
+}
+
+// renamed signs a revision that differs from the one before in the coordinators
+// that it names.
+func renamed(t *testing.T, w *netmaptest.World, before *netmaptest.Revision, coordinators ...leaf.Coordinator) *netmaptest.Revision {
+	t.Helper()
+	var network leaf.Network
+	err := leaf.Decode(before.Leaves[leaf.NameNetwork], &network)
+	if err != nil {
+		t.Fatal(err)
+	}
+	network.Coordinators = coordinators
+	r := &netmaptest.Revision{Leaves: maps.Clone(before.Leaves)}
+	if r.Leaves[leaf.NameNetwork], err = leaf.Encode(leaf.NameNetwork, network); err != nil {
+		t.Fatal(err)
+	}
+	if r.Tree, err = leaf.TreeOf(slices.Collect(maps.Values(r.Leaves))); err != nil {
+		t.Fatal(err)
+	}
+	list := leaf.ChangeList{Network: w.Network, Base: before.Manifest.Hash(), Changes: leaf.Diff(before.Tree, r.Tree)}
+	r.Doc.Changes = list.Encode()
+	m := *before.Manifest
+	m.Prev, m.Base, m.Issued = before.Manifest.Hash(), before.Manifest.Commit, w.Now
+	m.Seq, m.Tree, m.Leaves = w.Now.Unix(), r.Tree.Root(), r.Tree.Size()
+	m.NetworkLeaf, m.Changes = r.Leaves[leaf.NameNetwork].Hash(), key.HashOf(r.Doc.Changes)
+	r.Manifest, r.Doc.Manifest = w.SignManifest(m)
+	w.Revisions = append(w.Revisions, r)
+	return r
 }
