@@ -31,6 +31,7 @@ import (
 	"github.com/writmesh/writ/coordinator/key"
 	"github.com/writmesh/writ/coordinator/netmap"
 	"github.com/writmesh/writ/coordinator/papers"
+	"github.com/writmesh/writ/coordinator/trust"
 )
 
 // A Config is what an agent runs with.
@@ -55,6 +56,8 @@ type Agent struct {
 	control  *control.Client
 	stop     context.CancelFunc
 	handed   handed // connections that forwards handed to local servers
+
+	enforced trust.Position // as last logged; owned by adopt, whose calls come one at a time
 
 	mu        sync.Mutex // guards the fields below
 	plane     *plane
@@ -147,7 +150,8 @@ func (a *Agent) adopt(n *netmap.Netmap) {
 	a.plane = p
 	a.mu.Unlock()
 	a.bump()
-	if n.Position.Seq != 0 {
+	if n.Position != a.enforced {
+		a.enforced = n.Position
 		a.log.Info("revision enforced", "commit", n.Commit.Short(), "revision", n.Position, "peers", len(n.Peers))
 	}
 }
