@@ -46,6 +46,10 @@ func newNamer(nodes []Node, at time.Time, policies ...*Compiled) *namer {
 				sels = append(sels, acl.Selector{Kind: acl.KindUser, Name: node.User})
 			}
 		}
+		subjects := make([]*acl.Subject, len(nodes))
+		for i, node := range nodes {
+			subjects[i] = c.Subject(node)
+		}
 		sels = append(sels, acl.Selector{Kind: acl.KindMember}, acl.Selector{Kind: acl.KindTagged}, acl.Selector{Kind: acl.KindAny})
 		for _, s := range sels {
 			text := s.String()
@@ -53,8 +57,8 @@ func newNamer(nodes []Node, at time.Time, policies ...*Compiled) *namer {
 				continue
 			}
 			w := word{text: text, set: make([]bool, len(nodes))}
-			for i, node := range nodes {
-				if c.Selects(s, node, at) {
+			for i, subject := range subjects {
+				if s.Selects(subject, subject, at) {
 					w.set[i] = true
 					w.n++
 				}
