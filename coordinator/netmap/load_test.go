@@ -80,3 +80,12 @@ func TestWhatIsHeldAlreadyChangesNothing(t *testing.T) {
 		t.Errorf("what is held was sent again: changed %v, refused %v", o.Changed, o.Refused)
 	}
 }
+
+func TestHaveSaysWhatIsHeld(t *testing.T) {
+	x := setStage(t)
+	got := x.s.Have()
+	if got.Root != 1 || got.Position != x.r2.Manifest.Position || got.Manifest != x.r2.Manifest.Hash() ||
+		got.Ended != 2 || got.EndedHash != x.Ended.Hash() || got.Admission != 1 || len(got.Peers) != 2 {
+		t.Errorf("got %+v, want root 1, revision %v, list 2, admission 1 and two peers", got, x.r2.Manifest.Position)
+	}
+}
