@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/writmesh/writ/coordinator/internal/store"
 	"github.com/writmesh/writ/coordinator/internal/store/bolt"
@@ -156,7 +157,7 @@ func TestDamagedRevisionIsNoWayBack(t *testing.T) {
 	for _, l := range b.w.Revisions[0].Leaves {
 		old.Leaves = append(old.Leaves, l)
 	}
-	b.publish(policy("alice@acme.example"))
+	b.publish(policy()) // with the same tree: only the head tells the two apart
 	at := store.At(b.w.Revisions[1].Manifest.Position)
 	b.close()
 	b.damage = func(c *store.Contents) {
@@ -172,6 +173,38 @@ func TestDamagedRevisionIsNoWayBack(t *testing.T) {
 		err := b.reg.Publish(context.Background(), old)
 		if err == nil {
 			t.Fatal("the revision before the damaged one is taken up")
+		}
+		b.reopen()
+	}
+}
+
+// What a damaged revision left in the store does not get into the way of the
+// next one.
+func TestDamagedRevisionLeavesNothingBehind(t *testing.T) {
+	b := newBench(t)
+	ledger := b.w.Admit("ledger-1", "tag:accounting")
+	b.publish(policy("alice@acme.example", "bob@acme.example"))
+	b.admit(ledger)
+	b.close()
+	b.damage = func(c *store.Contents) {
+		i := slices.IndexFunc(c.Documents, func(o store.Document) bool { return o.Kind == store.Leaf })
+		c.Damaged = append(c.Damaged, store.Damage{Ref: c.Documents[i].Ref, Err: errFlipped})
+		c.Documents = slices.Delete(c.Documents, i, i+1)
+	}
+	b.open()
+	b.w.Advance(time.Second)
+	r := b.w.Publish(policy())
+	p := b.publication()
+	p.Leaves = nil
+	for _, l := range r.Leaves {
+		p.Leaves = append(p.Leaves, l)
+	}
+	if err := b.reg.Publish(context.Background(), p); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if n := b.fresh(ledger); n.Manifest != r.Manifest.Hash() {
+			t.Errorf("a node is served %v, want the newest", n.Position)
 		}
 		b.reopen()
 	}

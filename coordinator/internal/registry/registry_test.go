@@ -240,7 +240,7 @@ func TestHostilePublisher(t *testing.T) {
 			p.Prev = b.w.Revisions[0].Manifest.Hash()
 		}},
 		{"as the first, by the caller", registry.Conflict, "is the newest", func(_ *bench, p *registry.Publication) { p.Prev = key.Hash{} }},
-		{"on another manifest, by the document", registry.Invalid, "is the newest", func(b *bench, p *registry.Publication) {
+		{"on another manifest, by the document", registry.Invalid, "change list from", func(b *bench, p *registry.Publication) {
 			m := *b.w.Revisions[2].Manifest
 			m.Prev = b.w.Revisions[0].Manifest.Hash()
 			_, p.Manifest = b.w.SignManifest(m)
