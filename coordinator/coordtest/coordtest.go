@@ -39,8 +39,9 @@ import (
 	"github.com/writmesh/writ/coordinator/wire/wireconnect"
 )
 
-// Timeout is how long a helper of this package waits before it fails the test.
-const Timeout = 20 * time.Second
+// Timeout is how long a helper of this package waits before it fails the test:
+// long, for a machine that does ten other things under the race detector.
+const Timeout = time.Minute
 
 // A Coordinator is a coordinator that runs.
 type Coordinator struct {

@@ -36,7 +36,7 @@ func heavy(tb testing.TB, n int, mark string) netmaptest.Policy {
 // A revision with more of peers than a message holds is adopted with the first
 // message, and its peers are proved by those that follow.
 func TestMoreThanOneMessage(t *testing.T) {
-	const users = 80
+	const users = 40
 	w := netmaptest.New(t, start)
 	c := newCourier(t, w)
 	c.publish(heavy(t, users, "a"))

@@ -153,7 +153,7 @@ func (d *documents) ended(w *state.Watch) {
 	if e.List == nil {
 		return
 	}
-	if e.List.Number > d.have.Ended || d.next.Have.Root > d.have.Root || d.have.Position.Epoch != e.List.Epoch {
+	if e.List.Number > d.have.Ended || d.have.Position.Epoch != e.List.Epoch {
 		if e.List.Number == d.have.Ended && d.have.EndedHash == e.List.Hash() {
 			return
 		}
