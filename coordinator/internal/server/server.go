@@ -47,7 +47,7 @@ import (
 )
 
 const (
-	// handshakeTimeout and headerTimeout are for networks with seconds of delay,
+	// headerTimeout is for networks with seconds of delay, for TLS and the header,
 	// not for people who type.
 	headerTimeout = 5 * time.Second
 	callTimeout   = 30 * time.Second
