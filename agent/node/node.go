@@ -135,7 +135,7 @@ func (a *Agent) adopt(n *netmap.Netmap) {
 		var err error
 		p, err = newPlane(planeConfig{
 			identity: a.identity, wg: a.wg, addresses: n.Addresses, admission: a.control.Admission,
-			home: a.control.SetRelays, clock: a.control.Time, log: a.log,
+			home: a.control.SetRelays, news: a.bump, clock: a.control.Time, log: a.log,
 		})
 		if err != nil {
 			a.fail(err)

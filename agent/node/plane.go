@@ -57,6 +57,7 @@ type planeConfig struct {
 	addresses []netip.Addr
 	admission func() []byte
 	home      func([]string)
+	news      func() // the state of a relay is another
 	clock     func() time.Time
 	log       *slog.Logger
 }
@@ -74,6 +75,7 @@ func newPlane(cfg planeConfig) (*plane, error) {
 		Identity: cfg.identity, Papers: cfg.admission, Home: cfg.home, Log: cfg.log,
 		Receive: func(src key.NodeID, packet []byte) { p.bind.Deliver(src, packet) },
 		Up:      func() { p.bind.RetryAll() },
+		News:    cfg.news,
 	})
 	if p.bind, err = bind.New(bind.Config{Sender: p.relays, Unknown: p.early.keep}); err != nil {
 		p.relays.Close()

@@ -54,7 +54,9 @@ type Config struct {
 	// one at a time and in order; none begins after Close.
 	Home func(names []string)
 	// Up is told that a relay has connected, so that waiting handshakes go out.
-	Up   func()
+	Up func()
+	// News is told that what States says of a connection's phase is another.
+	News func()
 	Dial func(ctx context.Context, network, address string) (net.Conn, error) // nil: plain
 	Log  *slog.Logger
 }
@@ -163,6 +165,9 @@ func (r *Relays) watch(ctx context.Context, c *connection) {
 			}
 			was = phase
 			r.tell()
+			if r.cfg.News != nil {
+				r.cfg.News()
+			}
 		}
 		select {
 		case <-ctx.Done():

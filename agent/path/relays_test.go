@@ -67,6 +67,7 @@ type node struct {
 	got  []string // "from text"
 	told []string // home relays, each telling
 	ups  int
+	seen string // what states said at the last news
 }
 
 func (m *mesh) node() *node {
@@ -91,6 +92,12 @@ func (m *mesh) node() *node {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.ups++
+		},
+		News: func() {
+			seen := n.states()
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.seen = seen
 		},
 	})
 	m.t.Cleanup(n.Close)
@@ -124,6 +131,10 @@ func (n *node) tellings() (out []string) {
 // has is which relays the node has, with their phase.
 func (n *node) has() string {
 	synctest.Wait()
+	return n.states()
+}
+
+func (n *node) states() string {
 	var out []string
 	for _, s := range n.States() {
 		text := s.Name + " " + s.Phase.String()
@@ -337,6 +348,32 @@ func TestHomeRelaysAreTold(t *testing.T) {
 		wantStrings(t, "the policy has one", alice.tellings(), "a")
 		alice.Close()
 		wantStrings(t, "closed", alice.tellings())
+	})
+}
+
+// Who looks at the states whenever there is news has seen what they are.
+func TestNewsOfEveryPhase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t, "a", "b")
+		alice := m.node()
+		const longestDelay = 31 * time.Second
+		sees := func(when, want string) {
+			t.Helper()
+			wantString(t, when, alice.has(), want)
+			alice.mu.Lock()
+			defer alice.mu.Unlock()
+			wantString(t, when+": seen at the last news", alice.seen, want)
+		}
+		alice.Set(m.list("a", "b"), nil)
+		sees("both are there", "a connected home, b connected home")
+		m.relays["a"].Kill()
+		time.Sleep(longestDelay)
+		alice.mu.Lock()
+		wantString(t, "one is lost: seen at the last news", alice.seen, alice.states())
+		alice.mu.Unlock()
+		m.relays["a"].Start()
+		time.Sleep(longestDelay)
+		sees("both are back", "a connected home, b connected home")
 	})
 }
 
