@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -234,14 +236,20 @@ func (idCmd) Run(e *env) error {
 
 type statusCmd struct {
 	JSON bool `name:"json" help:"Print JSON."`
-	Wait bool `help:"Wait until the node is up."`
+	Wait bool `help:"Wait until an agent runs and the node is up."`
 }
 
 func (s *statusCmd) Run(e *env) error {
 	c := localapi.Dial(e.socket)
 	st, err := c.Status(e.ctx, -1)
-	for err == nil && s.Wait && st.State != "up" {
-		st, err = c.Status(e.ctx, st.Version)
+	for s.Wait && (absent(err) || err == nil && st.State != "up") {
+		after := int64(-1)
+		if err == nil {
+			after = st.Version
+		} else if err = lookAgain(e.ctx); err != nil {
+			break
+		}
+		st, err = c.Status(e.ctx, after)
 	}
 	if err != nil {
 		return errNo{err}
@@ -259,6 +267,24 @@ func (s *statusCmd) Run(e *env) error {
 		return errNo{fmt.Errorf("the node is not up: %s", st.Why)}
 	}
 	return nil
+}
+
+// absent reports whether no agent runs, or none does yet.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// lookAgain pauses between two looks at whether an agent runs, of which nothing
+// tells.
+func lookAgain(ctx context.Context) error {
+	t := time.NewTimer(50 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }
 
 func printStatus(out io.Writer, st *localapi.Status) {
