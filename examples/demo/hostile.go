@@ -205,26 +205,25 @@ func (st *story) chapterHostile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	wrap(5, "ledger-1 ▸ ", alarm)
+	wrap(5, "ledger-1 ▸ ", len([]rune("ledger-1 ▸ ")), strings.Fields(alarm))
 	line(5, fmt.Sprintf("ledger-1 ▸ still enforces %s", short(s.Commit)))
 	return st.refused(ctx, st.bob)
 }
 
-// wrap prints a long text by words behind a head.
-func wrap(indent int, head, text string) {
-	pad := strings.Repeat(" ", indent)
-	out := pad + head
-	hang := strings.Repeat(" ", indent+len([]rune(head)))
-	for i, w := range strings.Fields(text) {
-		if i > 0 && len([]rune(out))+1+len([]rune(w)) > width-2 {
+// wrap prints words behind a head, and further lines at a deeper indent.
+func wrap(indent int, head string, deeper int, words []string) {
+	out := strings.Repeat(" ", indent) + head
+	hang := strings.Repeat(" ", indent+deeper)
+	for i, w := range words {
+		switch {
+		case i == 0:
+			out += w
+		case len([]rune(out))+1+len([]rune(w)) > width-2:
 			fmt.Println(out)
 			out = hang + w
-			continue
+		default:
+			out += " " + w
 		}
-		if i > 0 {
-			out += " "
-		}
-		out += w
 	}
 	fmt.Println(out)
 }

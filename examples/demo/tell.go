@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,14 +27,27 @@ func line(indent int, text string, took ...time.Duration) {
 
 func title(n int, text string) { fmt.Printf("\n  %d  %s\n", n, text) }
 
-// quote prints what a command printed, without empty lines.
+// quote prints what a command printed, without empty lines. A text that the indent
+// makes too long is wrapped anew, with its continuations, which are indented
+// deeper than its first line.
 func quote(text string) {
-	for l := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
-		if strings.TrimSpace(l) != "" {
+	lines := slices.DeleteFunc(strings.Split(text, "\n"), func(l string) bool { return strings.TrimSpace(l) == "" })
+	for i := 0; i < len(lines); i++ {
+		l, lead := lines[i], indentOf(lines[i])
+		if 7+len([]rune(l)) <= width-2 {
 			line(7, l)
+			continue
 		}
+		words := strings.Fields(l)
+		for i+1 < len(lines) && indentOf(lines[i+1]) > lead {
+			i++
+			words = append(words, strings.Fields(lines[i])...)
+		}
+		wrap(7+lead, words[0]+" ", 2, words[1:])
 	}
 }
+
+func indentOf(l string) int { return len(l) - len(strings.TrimLeft(l, " ")) }
 
 // tell tells the story.
 func (st *story) tell(ctx context.Context) error {
