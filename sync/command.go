@@ -135,27 +135,13 @@ func (r *runCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	tasks, ctx := errgroup.WithContext(e.ctx)
-	if r.Webhook != "" {
-		secret, err := secretFile(r.WebhookSecret)
-		if err != nil {
-			return fmt.Errorf("--webhook-secret: %w", err)
-		}
-		if err := listen(ctx, tasks, r.Webhook, watch.Webhook(secret, a.Wake), "webhook", log); err != nil {
-			return err
-		}
+	servers, err := r.listen(a, log)
+	if err != nil {
+		return err
 	}
-	if r.Metrics != "" {
-		reg := prometheus.NewRegistry()
-		if err := apply.Metrics(reg); err != nil {
-			return err
-		}
-		reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
-		if err := listen(ctx, tasks, r.Metrics, mux, "metrics", log); err != nil {
-			return err
-		}
+	tasks, ctx := errgroup.WithContext(e.ctx)
+	for _, s := range servers {
+		tasks.Go(func() error { return apply.Serve(ctx, s.listener, s.handler) })
 	}
 	tasks.Go(func() error { return a.ServeStatus(ctx) })
 	tasks.Go(func() error { return a.Run(ctx) })
@@ -164,6 +150,57 @@ func (r *runCmd) Run(e *env) error {
 		return err
 	}
 	return nil
+}
+
+// A server is what answers on one of the flags' addresses.
+type server struct {
+	listener net.Listener
+	handler  http.Handler
+}
+
+// listen opens the addresses that the flags name.
+func (r *runCmd) listen(a *apply.Applier, log *slog.Logger) (out []server, err error) {
+	defer func() {
+		if err != nil {
+			for _, s := range out {
+				s.listener.Close()
+			}
+		}
+	}()
+	open := func(what, addr string, h http.Handler) error {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", what, err)
+		}
+		log.Info(what+" listens", "addr", l.Addr())
+		out = append(out, server{l, h})
+		return nil
+	}
+	switch {
+	case r.Webhook != "":
+		secret, err := secretFile(r.WebhookSecret)
+		if err != nil {
+			return out, fmt.Errorf("--webhook-secret: %w", err)
+		}
+		if err := open("webhook", r.Webhook, watch.Webhook(secret, a.Wake)); err != nil {
+			return out, err
+		}
+	case r.WebhookSecret != "":
+		return out, errors.New("--webhook-secret without --webhook")
+	}
+	if r.Metrics != "" {
+		reg := prometheus.NewRegistry()
+		if err := apply.Metrics(reg); err != nil {
+			return out, err
+		}
+		reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+		if err := open("metrics", r.Metrics, mux); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
 }
 
 // config reads the files that the flags name.
@@ -211,19 +248,31 @@ func (r *runCmd) config(log *slog.Logger) (c apply.Config, err error) {
 	return c, nil
 }
 
+// maxSecret bounds a file with a secret: a key has some hundred bytes.
+const maxSecret = 4 << 10
+
 // secretFile reads a file that others cannot read.
 func secretFile(name string) ([]byte, error) {
 	if name == "" {
 		return nil, errors.New("no file given")
 	}
-	info, err := os.Stat(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe without a writer would wait
 	if err != nil {
 		return nil, err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is no regular file", name)
+	case info.Mode().Perm()&0o077 != 0:
 		return nil, fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it", name, info.Mode().Perm())
+	case info.Size() > maxSecret:
+		return nil, fmt.Errorf("%s has %d bytes; a secret has at most %d", name, info.Size(), maxSecret)
 	}
-	b, err := os.ReadFile(name)
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret))
 	if err != nil {
 		return nil, err
 	}
@@ -231,17 +280,6 @@ func secretFile(name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is empty", name)
 	}
 	return b, nil
-}
-
-// listen serves HTTP until ctx ends.
-func listen(ctx context.Context, tasks *errgroup.Group, addr string, h http.Handler, what string, log *slog.Logger) error {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	log.Info(what+" listens", "addr", l.Addr())
-	tasks.Go(func() error { return apply.Serve(ctx, l, h) })
-	return nil
 }
 
 // lock keeps a second sync from the state directory.
@@ -274,7 +312,7 @@ func (s *statusCmd) Run(e *env) error {
 	} else {
 		printStatus(e.stdout, st)
 	}
-	if st.Refused != nil || st.Applied == "" || st.Convergence.Enforced < st.Convergence.Of {
+	if !st.OK() {
 		return errNo{errors.New("not everything is in order")}
 	}
 	return nil
@@ -294,6 +332,16 @@ func printStatus(out io.Writer, st apply.Status) {
 		fmt.Fprintf(out, "refused      %s (%s), %s\n", trust.Commit(r.Commit).Short(), r.Stage, reach.Moment(r.At))
 		for line := range strings.SplitSeq(r.Reason, "\n") {
 			fmt.Fprintf(out, "             %s\n", line)
+		}
+	}
+	if h := trust.Commit(st.Head); st.Head != st.Applied && st.Refused == nil {
+		switch {
+		case st.Head == "":
+			fmt.Fprintln(out, "head         not fetched yet")
+		case st.Waiting == "":
+			fmt.Fprintf(out, "head         %s is being judged\n", h.Short())
+		default:
+			fmt.Fprintf(out, "head         %s waits: %s\n", h.Short(), st.Waiting)
 		}
 	}
 	for _, c := range st.Coordinator {

@@ -34,8 +34,9 @@
 // the repository), sync.sock (status). Losing revision.state or the log means
 // that nothing is signed until they are recovered.
 //
-// Exit codes: 0 done; 1 status: the branch's head is refused or not enforced
-// everywhere; 2 usage, or sync could not do it.
+// Exit codes: 0 done; 1 status: the branch's head is not applied, or not enforced
+// everywhere, or a coordinator or the repository is not reached; 2 usage, or sync
+// could not do it.
 package main
 
 import (

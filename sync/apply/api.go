@@ -47,17 +47,30 @@ func (a *Applier) ServeStatus(ctx context.Context) error {
 	return Serve(ctx, l, mux)
 }
 
-// Serve answers HTTP on a listener until ctx ends.
+// lastAnswers is how long requests may still take once their server ends.
+const lastAnswers = 3 * time.Second
+
+// Serve answers HTTP on a listener until ctx ends, which requests see too, and
+// returns when they are answered.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{
 		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: waitLimit + 10*time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	stop := context.AfterFunc(ctx, func() { s.Close() })
-	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(l) }()
+	select {
+	case err := <-ended:
+		return errors.Join(err, s.Close())
+	case <-ctx.Done():
 	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastAnswers)
+	defer cancel()
+	if s.Shutdown(last) != nil {
+		s.Close() // cuts off who is slow to read
+	}
+	<-ended
 	return nil
 }
 
@@ -88,7 +101,8 @@ func (a *Applier) serveStatus(w http.ResponseWriter, r *http.Request) {
 
 func (a *Applier) serveInventory(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(a.inventory(a.publisher.Current()))
+	inv, _ := a.inventory(a.publisher.Current())
+	json.NewEncoder(w).Encode(inv) // an error is the caller's having gone
 }
 
 // A Client asks a running sync.
@@ -105,7 +119,8 @@ func DialStatus(dir string) *Client {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", path)
 		},
-	}}}
+		DisableKeepAlives: true, // so that there is nothing to close
+	}, Timeout: waitLimit + 10*time.Second}}
 }
 
 // Status asks for the status once its version is above after; -1 for now.

@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/writmesh/writ/coordinator/key"
+	"github.com/writmesh/writ/coordinator/trust"
 	"github.com/writmesh/writ/coordinator/wire"
 	"github.com/writmesh/writ/sync/admit"
 	"github.com/writmesh/writ/sync/publish"
@@ -28,7 +29,6 @@ type link struct {
 	mu      sync.Mutex // guards the fields below
 	waiting []chan<- error
 	state   Link
-	pending map[key.NodeID]*wire.JoinEvent // undecided, because no revision was in force
 }
 
 // A Link is how it goes with one coordinator.
@@ -40,7 +40,7 @@ type Link struct {
 }
 
 func newLink(a *Applier, conn *publish.Coordinator) *link {
-	return &link{a: a, conn: conn, wake: make(chan struct{}, 1), state: Link{Addr: conn.Addr}, pending: map[key.NodeID]*wire.JoinEvent{}}
+	return &link{a: a, conn: conn, wake: make(chan struct{}, 1), state: Link{Addr: conn.Addr}}
 }
 
 func (l *link) status() Link {
@@ -49,7 +49,7 @@ func (l *link) status() Link {
 	return l.state
 }
 
-// kick pushes now, and tells done how it went.
+// kick pushes now, and tells done how it went with what is current now, or newer.
 func (l *link) kick(done chan<- error) {
 	l.mu.Lock()
 	if done != nil {
@@ -63,12 +63,14 @@ func (l *link) kick(done chan<- error) {
 }
 
 const (
+	// callTimeout bounds a call that carries one document.
+	callTimeout = 10 * time.Second
+
 	firstPause   = 100 * time.Millisecond
 	longestPause = 15 * time.Second
 )
 
-// again calls do until ctx ends, with growing pauses after errors; do resets them
-// by returning nil.
+// again calls do until ctx ends, with pauses that grow while it ends soon.
 func again(ctx context.Context, what string, l *link, do func(context.Context) error) {
 	pause := firstPause
 	for ctx.Err() == nil {
@@ -115,8 +117,15 @@ func (l *link) pushes(ctx context.Context) {
 		case <-l.wake:
 		case <-timer:
 		}
+		l.mu.Lock()
+		waiting := l.waiting // who comes while this pushes, waits for the next
+		l.waiting = nil
+		l.mu.Unlock()
 		err := l.push(ctx)
-		l.pushed(err)
+		if ctx.Err() != nil {
+			return
+		}
+		l.pushed(err, waiting)
 		switch {
 		case err == nil:
 			pause = 0
@@ -128,10 +137,12 @@ func (l *link) pushes(ctx context.Context) {
 	}
 }
 
+// push brings the coordinator to the revision in force, and all admissions to it.
+// Where none is in force it makes sure that the coordinator has none either.
 func (l *link) push(ctx context.Context) error {
 	rev := l.a.publisher.Current()
 	if rev == nil {
-		return errors.New("nothing to publish yet")
+		return l.empty(ctx)
 	}
 	has, err := l.a.publisher.Push(ctx, l.conn, rev, l.a.rootDocs)
 	if err != nil {
@@ -144,40 +155,70 @@ func (l *link) push(ctx context.Context) error {
 	l.mu.Unlock()
 	for _, e := range l.a.admitter.After(has) {
 		if err := l.decide(ctx, e.Admission.Identity, e.Note, ""); err != nil {
-			return err
+			return fmt.Errorf("hand admission %d to %s: %w", e.Admission.Log, l.conn.Addr, err)
 		}
 	}
-	l.retryJoins(ctx)
 	return nil
 }
 
-// pushed tells those who wait, and the log when it begins to fail.
-func (l *link) pushed(err error) {
-	l.mu.Lock()
-	waiting := l.waiting
-	l.waiting = nil
+// empty is an error where the coordinator has a revision, or cannot say.
+func (l *link) empty(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r, err := l.conn.API.Newest(ctx, connect.NewRequest(&wire.NewestRequest{}))
+	switch {
+	case connect.CodeOf(err) == connect.CodeFailedPrecondition:
+		return nil // it has no root document yet
+	case err != nil:
+		return fmt.Errorf("ask %s for its revision: %w", l.conn.Addr, err)
+	}
+	m, err := trust.OpenManifest(r.Msg.GetManifest(), l.a.root)
+	switch {
+	case len(r.Msg.GetManifest()) == 0:
+		return nil
+	case err != nil:
+		return fmt.Errorf("%s has a revision that does not verify: %w", l.conn.Addr, err)
+	}
+	return fmt.Errorf("%s has revision %s of commit %s, and this sync has none: its state is lost; nothing is signed until it is recovered",
+		l.conn.Addr, m.Position, m.Commit.Short())
+}
+
+// pushed tells those who waited, and the log when it begins to fail. A head of the
+// branch may have waited for this coordinator.
+func (l *link) pushed(err error, waiting []chan<- error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
+	l.mu.Lock()
 	was := l.state.Error
 	l.state.Error = text
 	l.mu.Unlock()
 	for _, w := range waiting {
 		w <- err // has room for one of each coordinator
 	}
-	if text != was && l.a.publisher.Current() != nil {
-		if err != nil {
-			l.a.log.Warn("coordinator does not have the revision", "coordinator", l.conn.Addr, "err", err)
-		} else {
-			l.a.log.Info("coordinator has the revision again", "coordinator", l.conn.Addr)
-		}
-		l.a.update(func(*Status) {})
+	if text == was {
+		l.a.update(func(*Status) {}) // it may have the revision now
+		return
 	}
+	if err != nil {
+		l.a.log.Warn("coordinator is not up to date", "coordinator", l.conn.Addr, "err", err)
+	} else {
+		l.a.log.Info("coordinator is up to date again", "coordinator", l.conn.Addr)
+		l.a.Wake()
+	}
+	l.a.update(func(*Status) {})
 }
 
-// joins decides join requests as they come.
+// joins decides join requests as they come. Nobody can be judged before there is
+// a revision. A request that could not be decided, or whose decision could not be
+// handed over, comes again with the next stream.
 func (l *link) joins(ctx context.Context) error {
+	select {
+	case <-l.a.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(wire.SilenceAfter, func() { cancel(errSilent) })
@@ -187,23 +228,44 @@ func (l *link) joins(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
+	var again *time.Timer
 	for s.Receive() {
 		silence.Reset(wire.SilenceAfter)
-		if len(s.Msg().GetJoin()) > 0 {
-			l.join(ctx, s.Msg())
+		if len(s.Msg().GetJoin()) == 0 {
+			continue
+		}
+		if err := l.join(ctx, s.Msg()); err != nil && ctx.Err() == nil {
+			l.a.log.Error("join request is decided later", "coordinator", l.conn.Addr, "err", err)
+			if again == nil {
+				again = time.AfterFunc(longestPause, func() { cancel(errUndecided) })
+				defer again.Stop()
+			}
 		}
 	}
-	return s.Err()
+	return ended(ctx, s.Err())
 }
 
-var errSilent = fmt.Errorf("nothing heard for %s", wire.SilenceAfter)
+// ended prefers why this end gave up to what the transport made of it.
+func ended(ctx context.Context, err error) error {
+	if c := context.Cause(ctx); c != nil {
+		return c
+	}
+	return err
+}
 
-// join decides one request.
-func (l *link) join(ctx context.Context, e *wire.JoinEvent) {
+var (
+	errSilent    = fmt.Errorf("nothing heard for %s", wire.SilenceAfter)
+	errUndecided = errors.New("a join request is to be decided again")
+)
+
+// join decides one request. An error says that it is not decided yet, or that the
+// coordinator does not know.
+func (l *link) join(ctx context.Context, e *wire.JoinEvent) error {
 	id, err := key.IdentityPublicFrom(e.GetIdentity())
 	if err != nil {
+		// No other answer could be given to nobody, now or later.
 		l.a.log.Warn("join request without an identity key", "coordinator", l.conn.Addr, "err", err)
-		return
+		return nil
 	}
 	before := l.a.admitter.Len()
 	ad, note, err := l.a.admitter.Decide(id, e.GetJoin(), time.Now())
@@ -214,24 +276,13 @@ func (l *link) join(ctx context.Context, e *wire.JoinEvent) {
 		reason = refusal.Reason
 		joinDecisions.WithLabelValues("refused").Inc()
 		l.a.log.Warn("node not admitted", "node", id.NodeID().Short(), "why", reason)
-	case errors.Is(err, admit.ErrNotReady):
-		l.mu.Lock()
-		l.pending[id.NodeID()] = e
-		l.mu.Unlock()
-		return
 	case err != nil:
-		l.a.log.Error("join request not decided", "node", id.NodeID().Short(), "err", err)
-		return
+		return fmt.Errorf("node %s: %w", id.NodeID().Short(), err)
 	default:
 		joinDecisions.WithLabelValues("admitted").Inc()
 		if l.a.admitter.Len() != before {
 			l.a.log.Info("node admitted", "name", ad.Name, "node", id.NodeID().Short(), "basis", ad.Basis, "ipv4", ad.IPv4)
 		}
-	}
-	if err := l.decide(ctx, id, note, reason); err != nil {
-		l.a.log.Warn("decision not handed over", "coordinator", l.conn.Addr, "err", err)
-	}
-	if note != nil {
 		if cur := l.a.publisher.Current(); cur != nil {
 			l.a.target(cur, time.Now())
 		}
@@ -241,21 +292,17 @@ func (l *link) join(ctx context.Context, e *wire.JoinEvent) {
 			}
 		}
 	}
-}
-
-// retryJoins decides requests that came before there was a revision.
-func (l *link) retryJoins(ctx context.Context) {
-	l.mu.Lock()
-	pending := l.pending
-	l.pending = map[key.NodeID]*wire.JoinEvent{}
-	l.mu.Unlock()
-	for _, e := range pending {
-		l.join(ctx, e)
+	if err := l.decide(ctx, id, note, reason); err != nil {
+		if note != nil {
+			l.kick(nil) // the coordinator may lack the admissions before it
+		}
+		return fmt.Errorf("hand the decision on node %s to %s: %w", id.NodeID().Short(), l.conn.Addr, err)
 	}
+	return nil
 }
 
 func (l *link) decide(ctx context.Context, id key.IdentityPublic, note []byte, reason string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	_, err := l.conn.API.Decide(ctx, connect.NewRequest(&wire.DecideRequest{Identity: id.Ed25519(), Admission: note, Reason: reason}))
 	return err
@@ -290,5 +337,5 @@ func (l *link) acks(ctx context.Context) error {
 			l.a.log.Warn("acknowledgement refused", "coordinator", l.conn.Addr, "err", err)
 		}
 	}
-	return s.Err()
+	return ended(ctx, s.Err())
 }
