@@ -231,7 +231,7 @@ func (a *Applier) head(ctx context.Context, head string) error {
 func (a *Applier) take(ctx context.Context, head string, began time.Time) error {
 	for judged := 1; ; judged++ {
 		cur := a.publisher.Current()
-		if cur != nil && string(cur.Manifest.Commit) == head && cur.Manifest.Epoch == a.root.Epoch {
+		if cur != nil && string(cur.Manifest.Commit) == head && !a.past(cur) {
 			return a.handOver(ctx)
 		}
 		next, err := a.judge(ctx, head, cur)
@@ -247,11 +247,15 @@ func (a *Applier) take(ctx context.Context, head string, began time.Time) error 
 	}
 }
 
+// past reports whether a revision is of an epoch before the root document's: one
+// that no coordinator takes any more.
+func (a *Applier) past(r *publish.Revision) bool { return r.Manifest.Epoch != a.root.Epoch }
+
 // handOver brings at least one coordinator to the revision in force; the others
 // follow by themselves. Before the first revision it finds one that has none.
 func (a *Applier) handOver(ctx context.Context) error {
 	cur := a.publisher.Current()
-	if cur != nil && a.handed == cur.Manifest.Hash() {
+	if cur != nil && (a.handed == cur.Manifest.Hash() || a.past(cur)) {
 		return nil
 	}
 	results := make(chan error, len(a.coordinators))

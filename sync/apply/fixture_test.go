@@ -328,3 +328,38 @@ func (l *lines) line(t testing.TB, from int, words ...string) string {
 		}
 	}
 }
+
+// second starts another coordinator of the network.
+func (b *bench) second() *coordtest.Coordinator {
+	b.t.Helper()
+	return coordtest.Start(b.t, b.world)
+}
+
+// contextOf is a context that ends when the test takes too long.
+func contextOf(t testing.TB) (context.Context, context.CancelFunc) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	t.Cleanup(cancel)
+	return ctx, cancel
+}
+
+// socketUp waits until a sync answers. The socket cannot be waited for before it
+// is there: it is looked for again and again.
+func socketUp(t testing.TB, c *Client) {
+	t.Helper()
+	ctx, cancel := contextOf(t)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		_, err := c.Status(ctx, -1)
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal(err)
+		}
+	}
+}

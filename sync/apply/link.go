@@ -144,6 +144,9 @@ func (l *link) push(ctx context.Context) error {
 	if rev == nil {
 		return l.empty(ctx)
 	}
+	if l.a.past(rev) {
+		return nil // the next one is on its way
+	}
 	has, err := l.a.publisher.Push(ctx, l.conn, rev, l.a.rootDocs)
 	if err != nil {
 		return err
