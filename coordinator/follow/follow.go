@@ -238,7 +238,9 @@ func (f *Follower) Run(ctx context.Context) error {
 				break
 			}
 			f.ended(c, err)
-			if caughtUp {
+			// A node that is out is given the newest ended list, and then refused: to
+			// have caught up is no reason for it to return at once.
+			if caughtUp && connect.CodeOf(err) != connect.CodePermissionDenied {
 				pause = firstPause
 			}
 		}

@@ -449,6 +449,22 @@ func TestPausesGrowAndAKickEndsThem(t *testing.T) {
 	})
 }
 
+func TestANodeThatIsOutAsksWithPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.answer = func(c *call) error {
+			c.send(b.everything())
+			c.caughtUp()
+			return connect.NewError(connect.CodePermissionDenied, errors.New("out of the network"))
+		}
+		b.follow(3 * time.Minute)
+		b.enforces(b.r1)
+		if n := len(b.calls); n < 10 || n > 40 {
+			t.Errorf("%d calls in three minutes, want one every 15 s or so", n)
+		}
+	})
+}
+
 func TestConnectedLivesAsLongAsTheStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
