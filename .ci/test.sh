@@ -12,7 +12,8 @@ mkdir -p .cache
 . .ci/steps.sh
 
 # A package is concurrent where it starts goroutines, shares memory, or serves.
-concurrent='^[[:space:]]*go (func|[a-zA-Z_.]+)\(|^(import)?[[:space:]]*([a-z]+ )?"(sync|sync/atomic|testing/synctest|golang.org/x/sync/[a-z]+|net/http|net/http/httptest|connectrpc.com/connect)"$'
+# sync.Once alone, which tests use to make a fixture, shares nothing.
+concurrent='^[[:space:]]*go (func|[a-zA-Z_.]+)\(|\bsync\.(Mutex|RWMutex|WaitGroup|Map|Cond|Pool)\b|\batomic\.|^(import)?[[:space:]]*([a-z]+ )?"(testing/synctest|golang.org/x/sync/[a-z]+|net/http|net/http/httptest|connectrpc.com/connect)"$'
 
 unit() { .cache/gotest -label unit -totals .cache/totals -- -timeout 5m "$@"; }
 race() {

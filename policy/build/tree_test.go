@@ -246,7 +246,7 @@ deny contains "no" if {
 			var problems model.Problems
 			switch {
 			case errors.As(err, &failure):
-				if failure.Kind == sandbox.ErrCrashed || !strings.HasPrefix(err.Error(), "policy evaluation ") {
+				if failure.Kind == sandbox.ErrCrashed || !strings.HasPrefix(failure.Error(), "policy evaluation ") {
 					t.Errorf("got %v (%v), want the limit that ended it", err, failure.Kind)
 				}
 			case errors.As(err, &problems):
