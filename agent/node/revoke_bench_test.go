@@ -47,13 +47,14 @@ type revocation struct {
 	coord     *coordtest.Coordinator
 	publisher func(*netmaptest.Revision)
 	relays    []leaf.Relay
+	agents    []*localapi.Client
 	proxy     string
 	ledger    netip.Addr
 	cut       chan time.Time // when the server's end of a connection failed
 }
 
-// flow is the policy of a hundred leaves; Bob reaches the ledger's port 80 by it
-// or does not, because the grant is gone or because his membership is. He always
+// policy is one of a hundred leaves. Bob reaches the ledger's port 80 by it, or
+// does not, because the grant is gone or because his membership is. He always
 // reaches its port 22.
 func (r *revocation) policy(bobReaches, byMembership bool) netmaptest.Policy {
 	p := netmaptest.Policy{
@@ -107,6 +108,7 @@ func newRevocation(b *testing.B) *revocation {
 	ledger := r.start("ledger-1", node.Forward{Port: 80, Target: server})
 	bob := r.start("bob")
 	r.coord.WaitEnforced(2)
+	r.agents = []*localapi.Client{ledger, bob}
 	r.ledger = r.status(ledger, func(s *localapi.Status) bool { return len(s.Addrs) > 0 }).Addrs[0]
 	r.proxy = r.status(bob, func(s *localapi.Status) bool { return s.Proxy != "" && len(s.Peers) == 1 }).Proxy
 	return r
@@ -216,8 +218,12 @@ func stream(c net.Conn, flows chan<- struct{}, failed chan<- time.Time) {
 // accepted, and after it was handed in, each end's connection failed.
 func (r *revocation) once(byMembership bool) (destination, source, call time.Duration) {
 	r.b.Helper()
-	r.publisher(r.world.Publish(r.policy(true, byMembership)))
-	r.coord.WaitEnforced(2)
+	granting := r.world.Publish(r.policy(true, byMembership))
+	r.publisher(granting)
+	// Not by acknowledgements: the coordinator takes two a second of a node.
+	for _, a := range r.agents {
+		r.status(a, func(s *localapi.Status) bool { return s.Seq == granting.Manifest.Seq })
+	}
 	flows, failed := make(chan struct{}), make(chan time.Time, 1)
 	go stream(r.connect(), flows, failed)
 	limit := time.NewTimer(coordtest.Timeout)
