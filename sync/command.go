@@ -336,6 +336,7 @@ func printStatus(out io.Writer, st apply.Status) {
 	}
 	if h := trust.Commit(st.Head); st.Head != st.Applied && st.Refused == nil {
 		switch {
+		case st.Head == "" && st.Fetch != "": // said already
 		case st.Head == "":
 			fmt.Fprintln(out, "head         not fetched yet")
 		case st.Waiting == "":
@@ -351,6 +352,8 @@ func printStatus(out io.Writer, st apply.Status) {
 			state = c.Error
 		case c.Seq == st.Seq && c.Seq != 0:
 			state = "has the revision"
+		case st.Seq == 0:
+			state = "nothing to publish yet"
 		}
 		fmt.Fprintf(out, "coordinator  %s: %s\n", c.Addr, state)
 	}

@@ -383,3 +383,11 @@ func (a *Admitter) Len() int64 {
 	defer a.mu.Unlock()
 	return a.Log.Len()
 }
+
+// Has reports whether the log has an admission with this hash; the zero hash is
+// the head of an empty log, which every log begins with.
+func (a *Admitter) Has(h key.Hash) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return h.IsZero() || slices.ContainsFunc(a.Log.After(0), func(e Entry) bool { return e.Admission.Hash() == h })
+}

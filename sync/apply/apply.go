@@ -172,6 +172,9 @@ func (a *Applier) resume() error {
 		}
 		return nil
 	}
+	if h := cur.Manifest.Inventory; !a.admitter.Has(h) {
+		return fmt.Errorf("the admission that revision %s was judged by is not in the log: %w", cur.Manifest.Position, admit.ErrLost)
+	}
 	s, err := admit.NewStanding(cur.Manifest.Position, cur.Leaves, cur.Revoked, cur.Ended)
 	if err != nil {
 		return err
@@ -207,7 +210,11 @@ func (a *Applier) Wake() { a.watcher.Wake() }
 // head takes up a new head of the branch. What is wrong with the commit is not
 // an error here; what kept sync from judging it is, and it is tried again.
 func (a *Applier) head(ctx context.Context, head string) error {
-	a.update(func(s *Status) { s.Head = head })
+	a.update(func(s *Status) {
+		if s.Head != head {
+			s.Head, s.Waiting = head, ""
+		}
+	})
 	err := a.take(ctx, head, time.Now())
 	var refused *Refused
 	switch {

@@ -22,9 +22,11 @@ import (
 // there, and takes up acknowledgements. Each of the three is tried again for as
 // long as it takes, and none waits for another.
 type link struct {
-	a    *Applier
-	conn *publish.Coordinator
-	wake chan struct{}
+	a     *Applier
+	conn  *publish.Coordinator
+	wake  chan struct{}
+	level chan struct{} // closed once the coordinator was seen to have nothing that the log lacks
+	once  sync.Once     // of level
 
 	mu      sync.Mutex // guards the fields below
 	waiting []chan<- error
@@ -40,7 +42,7 @@ type Link struct {
 }
 
 func newLink(a *Applier, conn *publish.Coordinator) *link {
-	return &link{a: a, conn: conn, wake: make(chan struct{}, 1), state: Link{Addr: conn.Addr}}
+	return &link{a: a, conn: conn, wake: make(chan struct{}, 1), level: make(chan struct{}), state: Link{Addr: conn.Addr}}
 }
 
 func (l *link) status() Link {
@@ -151,6 +153,9 @@ func (l *link) push(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if n := l.a.admitter.Len(); has > n {
+		return fmt.Errorf("%s has %d admissions, and the log of this sync %d: %w", l.conn.Addr, has, n, admit.ErrLost)
+	}
 	l.mu.Lock()
 	if l.state.Seq != rev.Manifest.Seq {
 		l.state.Seq, l.state.Since = rev.Manifest.Seq, time.Now().UTC()
@@ -161,6 +166,7 @@ func (l *link) push(ctx context.Context) error {
 			return fmt.Errorf("hand admission %d to %s: %w", e.Admission.Log, l.conn.Addr, err)
 		}
 	}
+	l.once.Do(func() { close(l.level) })
 	return nil
 }
 
@@ -213,12 +219,14 @@ func (l *link) pushed(err error, waiting []chan<- error) {
 	l.a.update(func(*Status) {})
 }
 
-// joins decides join requests as they come. Nobody can be judged before there is
-// a revision. A request that could not be decided, or whose decision could not be
+// joins decides join requests as they come. Nobody is judged before there is a
+// revision that the coordinator has, and the coordinator was seen to have no
+// admission that the log lacks: a log that was lost would lease its addresses
+// again. A request that could not be decided, or whose decision could not be
 // handed over, comes again with the next stream.
 func (l *link) joins(ctx context.Context) error {
 	select {
-	case <-l.a.ready:
+	case <-l.level:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
