@@ -13,6 +13,7 @@ purpose=${1:?usage: setup.sh build|test}
 table=$(cat <<'TABLE'
 /etc/ssl/certs/ca-certificates.crt | ca-certificates | build | to fetch Go modules over TLS
 git                                | git             | test  | the reference for commit signatures and trees
+curl                               | curl            | test  | README.md calls a webhook and a server with it
 ssh-keygen                         | openssh-client  | test  | the reference for SSH signatures and allowed_signers
 gcc                                | gcc             | test  | the race detector links with cgo
 /usr/include/stdlib.h              | libc6-dev       | test  | the race detector links with cgo
