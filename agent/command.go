@@ -236,20 +236,20 @@ func (idCmd) Run(e *env) error {
 
 type statusCmd struct {
 	JSON bool `name:"json" help:"Print JSON."`
-	Wait bool `help:"Wait until an agent runs and the node is up."`
+	Wait bool `help:"Wait until the node is up; for an agent that does not answer yet, ten seconds."`
 }
 
 func (s *statusCmd) Run(e *env) error {
 	c := localapi.Dial(e.socket)
 	st, err := c.Status(e.ctx, -1)
-	for s.Wait && (absent(err) || err == nil && st.State != "up") {
-		after := int64(-1)
-		if err == nil {
-			after = st.Version
-		} else if err = lookAgain(e.ctx); err != nil {
-			break
+	for began := time.Now(); s.Wait && absent(err) && time.Since(began) < startTime; {
+		if err := lookAgain(e.ctx); err != nil {
+			return errNo{err}
 		}
-		st, err = c.Status(e.ctx, after)
+		st, err = c.Status(e.ctx, -1)
+	}
+	for err == nil && s.Wait && st.State != "up" {
+		st, err = c.Status(e.ctx, st.Version)
 	}
 	if err != nil {
 		return errNo{err}
@@ -268,6 +268,10 @@ func (s *statusCmd) Run(e *env) error {
 	}
 	return nil
 }
+
+// startTime is how long an agent that was just started may take to answer: it
+// reads a few files and makes its keys before.
+const startTime = 10 * time.Second
 
 // absent reports whether no agent runs, or none does yet.
 func absent(err error) bool {
