@@ -250,6 +250,34 @@ func TestOneWayTrafficKeepsTheConnection(t *testing.T) {
 	})
 }
 
+// TestHearingKeepsTheConnection: a client that has nothing to send and hears
+// more often than it would ping an idle relay is not taken for dead.
+func TestHearingKeepsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := relaytest.NewInMemory(t)
+		a, b := admitted(r), admitted(r)
+		var got atomic.Int64
+		cfg := r.Config(b)
+		cfg.Receive = func(key.NodeID, []byte) { got.Add(1) }
+		hears := relaytest.Connect(t, cfg)
+		speaks := relaytest.Connect(t, r.Config(a))
+		const n = 60
+		for range n { // five minutes; the relay gives a silent node 100 s
+			if err := speaks.Send(b.Public().NodeID(), packet(1000)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		synctest.Wait()
+		if s := hears.State(); s.Connects != 1 || s.Phase != client.Connected || s.Sent != 0 {
+			t.Errorf("%d connections, %v, %v, %d packets sent; want 1 connection, connected, and none", s.Connects, s.Phase, s.LastError, s.Sent)
+		}
+		if got.Load() != n {
+			t.Errorf("%d of %d packets arrived", got.Load(), n)
+		}
+	})
+}
+
 // TestDelaysGrowAndBeginAnew: attempts at a relay that is down get rarer, to
 // one in 15 to 30 seconds; after a connection that lasted they begin anew.
 func TestDelaysGrowAndBeginAnew(t *testing.T) {

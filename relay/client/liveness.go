@@ -3,8 +3,10 @@ package client
 import "time"
 
 const (
-	// idlePing is how long an idle connection is taken on trust. Tables of
-	// stateful firewalls forget TCP after minutes, radios wake seldom enough.
+	// idlePing is how long an idle connection is taken on trust, and how long at
+	// most a client says nothing: the relay ends a connection on which nothing
+	// arrives for 100 s, however much it sends on it. Tables of stateful firewalls
+	// forget TCP after minutes, radios wake seldom enough.
 	idlePing = 30 * time.Second
 	// idlePong leaves time for a radio to wake, and for two retransmissions.
 	idlePong = 5 * time.Second
@@ -19,8 +21,8 @@ const (
 // without clock or timers: step is given the time and says when to ask again.
 type liveness struct {
 	heard  time.Duration // when anything last arrived
-	asked  time.Duration // when the ping was sent that is not answered yet
-	asking bool
+	asked  time.Duration // when the newest ping was sent
+	asking bool          // and nothing has arrived since
 	dead   time.Duration // when the relay is dead if nothing arrives
 }
 
@@ -51,7 +53,8 @@ func (l *liveness) step(now, heard, unanswered time.Duration) (v verdict, next t
 		}
 		return alive, l.dead
 	}
-	due := l.heard + idlePing
+	// What arrives shows that the relay lives and tells it nothing of this end.
+	due := min(l.heard, l.asked) + idlePing
 	wait := idlePong
 	if unanswered != 0 && unanswered+busyPing < due {
 		due, wait = unanswered+busyPing, busyPong

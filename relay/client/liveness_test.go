@@ -67,3 +67,42 @@ func TestLivenessBounds(t *testing.T) {
 		}
 	}
 }
+
+// TestLivenessSpeaks: whatever arrives, and however often, a ping leaves at
+// least every idlePing, and no more often than that while every ping is
+// answered.
+func TestLivenessSpeaks(t *testing.T) {
+	const tick = 10 * time.Millisecond
+	for seed := range uint64(50) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		every := 1 + r.IntN(4000) // ticks between what arrives, on average
+		var (
+			l           liveness
+			heard, last time.Duration
+			lookAt      time.Duration
+		)
+		for now := tick; now < 10*time.Minute; now += tick {
+			if r.IntN(every) == 0 || last != 0 && now == last+50*tick {
+				heard = now
+			}
+			if now < lookAt {
+				continue
+			}
+			v, next := l.step(now, heard, 0)
+			lookAt = next
+			if v == dead {
+				t.Fatalf("seed %d: dead at %v, though every ping is answered within half a second", seed, now)
+			}
+			if v != ping {
+				continue
+			}
+			if gap := now - last; gap < idlePing || gap > idlePing+2*tick {
+				t.Errorf("seed %d: at %v a ping %v after the one before, want %v", seed, now, gap, idlePing)
+			}
+			last = now
+		}
+		if last < 9*time.Minute {
+			t.Errorf("seed %d: the last ping is of %v", seed, last)
+		}
+	}
+}

@@ -81,7 +81,8 @@ func (c *Client) connection(ctx context.Context) (welcomed bool, err error) {
 // run pings, renews papers and leaves when asked, until the connection ends.
 func (s *session) run(ctx context.Context, read, written <-chan error) error {
 	c := s.c
-	l := liveness{heard: time.Duration(s.heard.Load())}
+	heard := time.Duration(s.heard.Load())
+	l := liveness{heard: heard, asked: heard} // the welcome answered the hello
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var leave <-chan time.Time

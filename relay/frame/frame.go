@@ -94,6 +94,7 @@
 //   - A node from which nothing is heard for 100 seconds is gone. It pings
 //     when it has heard nothing for 30 seconds, or for one second since it
 //     sent a packet; unanswered for 5 or 2 seconds more, the relay is dead.
+//     Whatever it hears, it pings every 30 seconds at least.
 //
 // # What a decoder must reject
 //
