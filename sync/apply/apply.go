@@ -86,8 +86,6 @@ type Applier struct {
 	reporter     *report.Reporter
 	coordinators []*link
 
-	ready chan struct{} // closed once a revision is in force
-
 	// owned by the goroutine that calls head
 	base   *build.Result // of the revision in force
 	handed key.Hash      // newest manifest that a coordinator is known to have
@@ -99,7 +97,7 @@ type Applier struct {
 
 // New opens sync's state.
 func New(cfg Config) (*Applier, error) {
-	a := &Applier{cfg: cfg, log: cfg.Log, rootDocs: cfg.Roots, ready: make(chan struct{}), changed: make(chan struct{})}
+	a := &Applier{cfg: cfg, log: cfg.Log, rootDocs: cfg.Roots, changed: make(chan struct{})}
 	if len(cfg.Coordinators) == 0 {
 		return nil, errors.New("no coordinator to publish to")
 	}
@@ -180,7 +178,6 @@ func (a *Applier) resume() error {
 		return err
 	}
 	a.admitter.SetStanding(s)
-	close(a.ready)
 	a.target(cur, cur.Manifest.Issued)
 	return nil
 }

@@ -61,9 +61,6 @@ func (a *Applier) decide(j *judged, began time.Time, exact bool) error {
 		return err
 	}
 	a.base = r
-	if cur == nil {
-		close(a.ready)
-	}
 	took := time.Since(began)
 	a.log.Info("revision signed", "commit", trust.Commit(j.commit).Short(), "signer", j.signer, "revision", rev.Manifest.Position,
 		"gained", len(r.Difference.Gained), "lost", len(r.Difference.Lost), "took", took.Round(time.Millisecond))
