@@ -36,7 +36,7 @@ type link struct {
 // A Link is how it goes with one coordinator.
 type Link struct {
 	Addr  string    `json:"addr"`
-	Seq   int64     `json:"seq,omitempty"` // of the revision that it has
+	Seq   int64     `json:"seq,omitempty"` // of the revision that it has, and all admissions with it
 	Since time.Time `json:"since,omitzero"`
 	Error string    `json:"error,omitempty"`
 }
@@ -156,16 +156,16 @@ func (l *link) push(ctx context.Context) error {
 	if n := l.a.admitter.Len(); has > n {
 		return fmt.Errorf("%s has %d admissions, and the log of this sync %d: %w", l.conn.Addr, has, n, admit.ErrLost)
 	}
-	l.mu.Lock()
-	if l.state.Seq != rev.Manifest.Seq {
-		l.state.Seq, l.state.Since = rev.Manifest.Seq, time.Now().UTC()
-	}
-	l.mu.Unlock()
 	for _, e := range l.a.admitter.After(has) {
 		if err := l.decide(ctx, e.Admission.Identity, e.Note, ""); err != nil {
 			return fmt.Errorf("hand admission %d to %s: %w", e.Admission.Log, l.conn.Addr, err)
 		}
 	}
+	l.mu.Lock()
+	if l.state.Seq != rev.Manifest.Seq {
+		l.state.Seq, l.state.Since = rev.Manifest.Seq, time.Now().UTC()
+	}
+	l.mu.Unlock()
 	l.once.Do(func() { close(l.level) })
 	return nil
 }
