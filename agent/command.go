@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"github.com/writmesh/writ/agent/localapi"
 	"github.com/writmesh/writ/agent/node"
 	"github.com/writmesh/writ/agent/proxy"
+	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/coordinator/papers"
 )
 
@@ -133,15 +135,25 @@ func (u *upCmd) Run(e *env) error {
 	if !u.Userspace {
 		return errors.New("this version runs without a network interface only: say --userspace")
 	}
-	join, err := u.join(e.state)
+	kept := filepath.Join(e.state, "join")
+	join, err := u.join(kept)
 	if err != nil {
 		return err
 	}
+	if err := checkProxy(u.Proxy); err != nil {
+		return err
+	}
 	cfg := node.Config{Dir: e.state, Socket: e.socket, Join: join, Name: u.Name, Proxy: u.Proxy, Version: version}
+	if u.Join != "" {
+		cfg.Kept = kept
+	}
 	if cfg.Name == "" {
 		if cfg.Name, err = hostLabel(); err != nil {
 			return err
 		}
+	}
+	if err := acl.CheckLabel("node", cfg.Name); err != nil {
+		return fmt.Errorf("--name: %w", err)
 	}
 	if file := u.SecretFile; file != "" || join.Secret != "" {
 		if file == "" {
@@ -166,10 +178,8 @@ func (u *upCmd) Run(e *env) error {
 	return node.Run(e.ctx, cfg)
 }
 
-// join is the join string of the command line, or the one kept from before; what
-// is given is kept.
-func (u *upCmd) join(dir string) (j papers.JoinString, err error) {
-	kept := filepath.Join(dir, "join")
+// join is the join string of the command line, or the one kept from before.
+func (u *upCmd) join(kept string) (j papers.JoinString, err error) {
 	text := u.Join
 	switch {
 	case text == "":
@@ -178,20 +188,29 @@ func (u *upCmd) join(dir string) (j papers.JoinString, err error) {
 			return j, fmt.Errorf("which network? give its join string with --join: %w", err)
 		}
 		text = string(b)
-	case !strings.HasPrefix(text, "writ"):
+	case !strings.HasPrefix(text, papers.JoinPrefix):
 		b, err := os.ReadFile(text)
 		if err != nil {
 			return j, fmt.Errorf("join string: %w", err)
 		}
 		text = string(b)
 	}
-	if j, err = papers.ParseJoinString(text); err != nil || u.Join == "" {
-		return j, err
+	return papers.ParseJoinString(text)
+}
+
+// checkProxy refuses an address that others could reach, before anything runs.
+func checkProxy(addr string) error {
+	if addr == "" {
+		return nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return j, err
+	ap, err := netip.ParseAddrPort(addr)
+	switch {
+	case err != nil:
+		return fmt.Errorf("--proxy %q: want an address of loopback and a port, as in 127.0.0.1:1055", addr)
+	case !ap.Addr().IsLoopback():
+		return fmt.Errorf("--proxy %s: whoever reaches the proxy acts as this node, so it listens on loopback only", addr)
 	}
-	return j, os.WriteFile(kept, []byte(j.String()+"\n"), 0o600)
+	return nil
 }
 
 // readSecret reads an enrolment secret from a file that others cannot read.

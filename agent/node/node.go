@@ -39,6 +39,7 @@ type Config struct {
 	Dir      string // state directory; private to the agent
 	Socket   string // of the local API
 	Join     papers.JoinString
+	Kept     string             // file that keeps the join string for the next start; empty: it is there
 	Name     string             // the name to ask for
 	Secret   papers.EnrolSecret // the zero Secret asks by pin
 	Proxy    string             // where SOCKS5 and HTTP proxies listen; empty for none
@@ -83,6 +84,11 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer unlock()
+	if cfg.Kept != "" {
+		if err := replace(cfg.Kept, cfg.Join.String()+"\n"); err != nil {
+			return fmt.Errorf("keep the join string: %w", err)
+		}
+	}
 	if a.identity, err = Identity(cfg.Dir); err != nil {
 		return err
 	}
@@ -189,6 +195,26 @@ func (a *Agent) watchStatus(ctx context.Context) error {
 		case <-joining:
 		}
 	}
+}
+
+// replace replaces a file whole.
+func replace(path, content string) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // gone already when all went well
+	_, err = tmp.WriteString(content)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	return err
 }
 
 // lock keeps a second agent from the state directory.

@@ -28,8 +28,10 @@ type JoinString struct {
 	Secret       string             `json:"secretFile,omitempty"` // names a file on the node with the enrolment secret
 }
 
+// JoinPrefix begins every join string.
+const JoinPrefix = "writ1_"
+
 const (
-	joinPrefix    = "writ1_"
 	maxJoinString = 8 << 10
 )
 
@@ -38,7 +40,7 @@ func (j JoinString) String() string {
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("%s%s%08x", joinPrefix, base64.RawURLEncoding.EncodeToString(b), crc32.ChecksumIEEE(b))
+	return fmt.Sprintf("%s%s%08x", JoinPrefix, base64.RawURLEncoding.EncodeToString(b), crc32.ChecksumIEEE(b))
 }
 
 // ParseJoinString reads what String writes.
@@ -47,9 +49,9 @@ func ParseJoinString(s string) (j JoinString, err error) {
 		return j, fmt.Errorf("join string of %d bytes: at most %d", len(s), maxJoinString)
 	}
 	s = strings.Join(strings.Fields(s), "")
-	rest, ok := strings.CutPrefix(s, joinPrefix)
+	rest, ok := strings.CutPrefix(s, JoinPrefix)
 	if !ok {
-		return j, fmt.Errorf("join string: does not begin with %q", joinPrefix)
+		return j, fmt.Errorf("join string: does not begin with %q", JoinPrefix)
 	}
 	if len(rest) < 8 {
 		return j, errors.New("join string: damaged: too short")
