@@ -330,6 +330,7 @@ func (l *link) acks(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
+	l.kick(nil) // it may have come back with less than it had
 	for s.Receive() {
 		silence.Reset(wire.SilenceAfter)
 		m := s.Msg()
