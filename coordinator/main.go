@@ -9,7 +9,8 @@
 //
 // # Files in the state directory
 //
-//	identity.key   its TLS key, made by the first run or id; mode 0600
+//	identity.key   its TLS key, made by the first run or id; mode 0600 (package
+//	               key/keyfile is the format)
 //	store.db       what was published; locked while a coordinator runs
 //	admin.sock     where status asks; only root and its own user are answered
 //

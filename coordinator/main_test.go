@@ -120,7 +120,7 @@ func TestIDIsMadeOnceAndKept(t *testing.T) {
 	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, stderr := exec(t.Context(), "id", "--state", dir); code != 2 || !strings.Contains(stderr, "has mode 0640: others may read it") {
+	if code, _, stderr := exec(t.Context(), "id", "--state", dir); code != 2 || !strings.Contains(stderr, "is open to others (mode 0640): chmod 600 it") {
 		t.Errorf("a key that others may read: exit code %d, stderr %q", code, stderr)
 	}
 	if err := os.WriteFile(path, []byte("idkey:short\n"), 0o600); err != nil {

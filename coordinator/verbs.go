@@ -5,13 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,6 +18,7 @@ import (
 	"github.com/writmesh/writ/coordinator/internal/server"
 	"github.com/writmesh/writ/coordinator/internal/store/bolt"
 	"github.com/writmesh/writ/coordinator/key"
+	"github.com/writmesh/writ/coordinator/key/keyfile"
 	"github.com/writmesh/writ/coordinator/leaf"
 	"github.com/writmesh/writ/coordinator/papers"
 	"github.com/writmesh/writ/coordinator/trust"
@@ -152,56 +151,8 @@ func readRoots(path string) (docs [][]byte, err error) {
 const keyFile = "identity.key"
 
 // identity reads the coordinator's key and makes it if there is none.
-func identity(dir string) (k key.IdentityPrivate, err error) {
-	path := filepath.Join(dir, keyFile)
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeIdentity(dir, path); err != nil {
-			return k, fmt.Errorf("make key: %w", err)
-		}
-		b, err = os.ReadFile(path) // that of another process, if that was first
-	}
-	if err != nil {
-		return k, fmt.Errorf("read key: %w", err)
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return k, fmt.Errorf("read key: %w", err)
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return k, fmt.Errorf("read key: %s has mode %04o: others may read it, want 0600", path, mode)
-	}
-	k, err = key.ParseIdentityPrivate(strings.TrimSuffix(string(b), "\n"))
-	if err != nil {
-		return k, fmt.Errorf("read key: %s: %w", path, err)
-	}
-	return k, nil
-}
-
-// makeIdentity writes a new key whole under another name, and gives it its own
-// only if there is none yet.
-func makeIdentity(dir, path string) error {
-	tmp, err := os.CreateTemp(dir, "."+keyFile+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.WriteString(key.NewIdentity().Secret() + "\n")
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(tmp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+func identity(dir string) (key.IdentityPrivate, error) {
+	return keyfile.Identity(filepath.Join(dir, keyFile))
 }
 
 type idCmd struct {

@@ -28,7 +28,7 @@ var outside = map[string]string{
 // inside is what of this module the relay may link: its own folder, and the
 // words of the coordinator's. Everything else belongs to other trust boundaries.
 var inside = []string{
-	"relay/", "coordinator/key", "coordinator/key/tlskey", "coordinator/leaf", "coordinator/trust",
+	"relay/", "coordinator/key", "coordinator/key/tlskey", "coordinator/key/keyfile", "coordinator/leaf", "coordinator/trust",
 	"coordinator/papers", "coordinator/acl", "coordinator/netmap", "coordinator/wire",
 	"coordinator/follow", "coordinator/statefile", // it verifies and keeps documents as an agent does
 }

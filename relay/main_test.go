@@ -89,10 +89,11 @@ func TestIdentityIsMadeOnceAndKept(t *testing.T) {
 		data []byte
 		want string
 	}{
-		{"others may read", 0o640, whole, "want a file that only its owner may read"},
+		{"others may read", 0o640, whole, "is open to others (mode 0640): chmod 600 it"},
 		{"truncated", 0o600, whole[:20], "is damaged"},
 		{"empty", 0o600, nil, "is damaged"},
 		{"flipped", 0o600, bytes.Replace(whole, []byte("idkey:"), []byte("idkez:"), 1), "is damaged"},
+		{"another key", 0o600, append([]byte(key.NewIdentity().Secret()), whole[bytes.IndexByte(whole, '\n'):]...), "is damaged: its two lines disagree"},
 		{"longer", 0o600, append(bytes.Clone(whole), '\n'), "is damaged"},
 	} {
 		if err := os.WriteFile(name, c.data, c.mode); err != nil {
