@@ -21,7 +21,7 @@ var outside = map[string]string{
 	"connectrpc.com/connect":              "the coordinator's protocol, as its client",
 	"google.golang.org/protobuf":          "the messages of that protocol, and those of the metrics",
 	"golang.org/x/mod":                    "signed notes and Merkle proofs (sumdb/note, sumdb/tlog)",
-	"golang.org/x/sys":                    "metrics: system calls, by procfs",
+	"golang.org/x/sys":                    "file locks; and metrics: system calls, by procfs",
 	"golang.org/x/time":                   "rate limits of the server",
 }
 

@@ -5,6 +5,7 @@
 //
 //	relay [serve] --state DIR --join STRING [--listen ADDR] [--metrics ADDR]
 //	relay id --state DIR
+//	relay --version
 //
 // Serve, the default, admits the nodes of one network by their papers and
 // forwards packets between them (package frame is the protocol). It reads
@@ -26,13 +27,14 @@
 // Files:
 //
 //	DIR/relay.key      the identity key; mode 0600, never sent
+//	DIR/lock           held by the relay that serves from DIR; a second one ends
 //	DIR/netmap.state   what the relay has verified, and beside it .prev, the
 //	                   copy before it, which is used where the first is damaged
 //
 // SIGTERM and SIGINT drain: nodes are asked to connect elsewhere or again, and
 // the relay ends when they have left, at most eleven seconds later.
 //
-// Exit codes: 0 after a drain, or when the key was printed; 2 when that could not
+// Exit codes: 0 after a drain, or when what was asked for was printed; 2 when that could not
 // be done, and for usage.
 package main
 
@@ -58,6 +60,8 @@ func main() {
 
 // flags is the command line.
 type flags struct {
+	Version kong.VersionFlag `help:"Print the version."`
+
 	Serve Config `cmd:"" default:"withargs" help:"Admit nodes and forward their packets (the default)."`
 	ID    struct {
 		State string `required:"" placeholder:"DIR" help:"Directory of the relay's state."`
@@ -75,7 +79,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		args, out = []string{"--help"}, stderr
 	}
 	asked := false
-	parser, err := kong.New(&f, kong.Name("relay"), kong.Writers(out, stderr), kong.Exit(func(int) { asked = true; panic(errUsage) }),
+	parser, err := kong.New(&f, kong.Name("relay"), kong.Vars{"version": version}, kong.Writers(out, stderr), kong.Exit(func(int) { asked = true; panic(errUsage) }),
 		kong.Description("Forwards sealed packets between the nodes of a Writ network that cannot reach each other directly."),
 		kong.UsageOnError())
 	if err != nil {
@@ -103,11 +107,12 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	adm, err := admitterFor(f.Serve, log)
+	adm, release, err := admitterFor(f.Serve, log)
 	if err != nil {
 		fmt.Fprintln(stderr, "relay:", err)
 		return 2
 	}
+	defer release()
 	if err := run(ctx, f.Serve, adm, log); err != nil {
 		log.Error("relay ends", "err", err)
 		return 2

@@ -32,6 +32,7 @@ func TestUsage(t *testing.T) {
 	}{
 		{nil, 2, "", "Usage: relay"},
 		{[]string{"--help"}, 0, "Usage: relay", ""},
+		{[]string{"--version"}, 0, version + "\n", ""},
 		{[]string{"serve"}, 2, "", "missing flags: --join=STRING, --state=DIR"},
 		{[]string{"--listen", ":0"}, 2, "", "missing flags: --join=STRING, --state=DIR"},
 		{[]string{"--state", "/nowhere", "--listen", ":0"}, 2, "", "missing flags: --join=STRING"},

@@ -36,17 +36,26 @@ type admitter interface {
 // version is stamped by the linker.
 var version = "devel"
 
-// admitterFor makes the admitter of the network that the join string names.
-func admitterFor(cfg Config, log *slog.Logger) (admitter, error) {
+// admitterFor locks the state directory and makes the admitter of the network
+// that the join string names. Release gives the directory back.
+func admitterFor(cfg Config, log *slog.Logger) (adm admitter, release func(), err error) {
 	join, err := papers.ParseJoinString(cfg.Join)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	release, err = lock(cfg.State)
+	if err != nil {
+		return nil, nil, err
 	}
 	identity, err := loadIdentity(cfg.State)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		adm, err = newNetwork(cfg.State, join, identity, log)
 	}
-	return newNetwork(cfg.State, join, identity, log)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return adm, release, nil
 }
 
 // run serves until ctx is done, and then drains.
