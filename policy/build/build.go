@@ -175,8 +175,9 @@ func read(ctx context.Context, child *sandbox.Child, req Request) (*Result, erro
 	return r, err
 }
 
-// Compare says what access changes from one revision to another, and where in
-// the two policies the change comes from. A nil base allows nothing. It is judged
+// Compare says what access changes from one revision to another, who is let in
+// and put out, and where in the two policies the change comes from. A nil base
+// allows nothing and admits nobody. It is judged
 // at the head's time.
 func Compare(base, head *Result, inv *reach.Inventory) *reach.Difference {
 	var from *reach.Compiled
@@ -193,6 +194,7 @@ func Compare(base, head *Result, inv *reach.Inventory) *reach.Difference {
 		c := &d.Lost[i]
 		c.Causes = reach.Causes(*c, fromPolicy, head.Policy, head.At, from, head.Compiled, false)
 	}
+	admission(d, base, head, inv)
 	return d
 }
 
@@ -201,7 +203,7 @@ func Compare(base, head *Result, inv *reach.Inventory) *reach.Difference {
 // refer to each other, so that the old ones run as the whole that they were; what
 // both say is said once.
 func (r *Result) guard(ctx context.Context, child *sandbox.Child, base *Result) error {
-	input := rego.Input{Network: r.Policy, Diff: guardDifference(r.Difference)}
+	input := rego.Input{Network: r.Policy, Diff: r.guardDifference(base)}
 	if c := r.Tree.Commit; c != nil {
 		input.Commit = rego.Commit{
 			Hash: c.Hash, Author: c.Author, Email: c.Email, Message: c.Message, Parents: slices.Clone(c.Parents), When: c.When,
@@ -265,7 +267,17 @@ func keeps(files, in map[string][]byte) bool {
 
 // guardDifference is the difference as guards see it: one entry for each source
 // and destination.
-func guardDifference(d *reach.Difference) (out rego.Difference) {
+func (r *Result) guardDifference(base *Result) (out rego.Difference) {
+	d, was := r.Difference, &model.Policy{}
+	if base != nil {
+		was = base.Policy
+	}
+	for _, a := range d.Admission {
+		out.Admission = append(out.Admission, rego.Admission{
+			Kind: a.Kind, Name: a.Name, Change: a.Change, Effect: a.Effect, Text: a.Text, Nodes: a.Nodes,
+			Place: admissionPlace(a, was, r.Policy, d.At),
+		})
+	}
 	side := func(changes []reach.Change) ([]rego.Change, rego.Extent) {
 		list := []rego.Change{}
 		people, nodes := map[string]bool{}, map[string]bool{}

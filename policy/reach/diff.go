@@ -12,17 +12,24 @@ import (
 )
 
 // A Difference is what access changes from one policy to another, over all nodes
-// that exist or might. It is exact within what [Nodes] imagines: every change is
+// that exist or might, and who is admitted. It is exact within what [Nodes] imagines: every change is
 // in it, and nothing else.
 type Difference struct {
 	At        time.Time `json:"at"`        // when it was judged
 	Inventory bool      `json:"inventory"` // whether nodes of an inventory were counted
 	Gained    []Change  `json:"gained"`
 	Lost      []Change  `json:"lost"`
+
+	// Admission is who is let in or put out, and what else changes about whom the
+	// network trusts. It is exact as far as the inventory tells who is in.
+	Admission []Admission `json:"admission"`
 }
 
-// Empty reports whether no access changes.
-func (d *Difference) Empty() bool { return len(d.Gained) == 0 && len(d.Lost) == 0 }
+// Empty reports whether nothing changes: neither what rules allow, nor who is
+// admitted.
+func (d *Difference) Empty() bool {
+	return len(d.Gained) == 0 && len(d.Lost) == 0 && len(d.Admission) == 0
+}
 
 // A Change is access that some nodes gain or lose to others.
 type Change struct {
@@ -110,6 +117,7 @@ func Diff(base, head *Compiled, inv *Inventory, at time.Time) *Difference {
 	}
 	d.Gained = g.changes(g.gained)
 	d.Lost = g.changes(g.lost)
+	d.Admission = admission(base, head, inv)
 	return d
 }
 

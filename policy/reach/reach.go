@@ -25,6 +25,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -41,6 +42,9 @@ type Compiled struct {
 	Pins       []leaf.Node
 	Enrolments []leaf.Enrolment
 	Admins     []acl.Selector
+
+	Relays       []leaf.Relay
+	Coordinators []leaf.Coordinator
 }
 
 // Read decodes leaves. A grant that this version cannot enforce is an error
@@ -82,7 +86,13 @@ func Read(leaves []leaf.Leaf) (*Compiled, error) {
 			if err := leaf.Decode(l, &n); err != nil {
 				return nil, err
 			}
-			c.Admins = n.Admins
+			c.Admins, c.Coordinators = n.Admins, n.Coordinators
+		case leaf.NameRelays:
+			var r leaf.Relays
+			if err := leaf.Decode(l, &r); err != nil {
+				return nil, err
+			}
+			c.Relays = r.Relays
 		}
 	}
 	return c, nil
@@ -100,6 +110,11 @@ type Admitted struct {
 	ID   key.NodeID `json:"id,omitzero"`
 	User string     `json:"user,omitempty"` // e-mail address
 	Tags []string   `json:"tags,omitempty"` // without the prefix "tag:"
+
+	// What the admission of the node rests on. Where the policy changes that, the
+	// node is out; an inventory that does not say so tells less about who is.
+	Basis    string     `json:"basis,omitempty"`   // "pin NAME" or "enrolment NAME"
+	Address4 netip.Addr `json:"address4,omitzero"` // what it was given
 }
 
 // A Node is a node that exists or might.

@@ -99,11 +99,25 @@ type Input struct {
 	Commit  Commit        `json:"commit"`
 }
 
-// A Difference is what a commit changes about who reaches what.
+// A Difference is what a commit changes about who reaches what, and about who is
+// in the network at all.
 type Difference struct {
-	Gained []Change `json:"gained"`
-	Lost   []Change `json:"lost"`
-	Counts Counts   `json:"counts"`
+	Gained    []Change    `json:"gained"`
+	Lost      []Change    `json:"lost"`
+	Admission []Admission `json:"admission"`
+	Counts    Counts      `json:"counts"`
+}
+
+// An Admission is one change of who may be in the network, of the relays,
+// coordinators and administrators it trusts, or of its guards.
+type Admission struct {
+	Kind   string      `json:"kind"`             // "pin", "enrolment", "revoked", "admins", "relay", "coordinator", "guard"
+	Name   string      `json:"name"`             // the entry's; a coordinator's address, a selector for admins, a guard's file
+	Change string      `json:"change"`           // what happens to the entry: "added", "removed", "changed"
+	Effect string      `json:"effect,omitempty"` // "in": others may be in; "out": some no longer are
+	Text   string      `json:"text"`             // in people's words
+	Nodes  []string    `json:"nodes"`            // names of the admitted nodes that this puts out
+	Place  model.Place `json:"place"`            // of the entry; of one that is removed, where it was before
 }
 
 // A Change is access that begins or ends, grouped as people speak of it.

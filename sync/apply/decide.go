@@ -63,7 +63,7 @@ func (a *Applier) decide(j *judged, began time.Time, exact bool) error {
 	a.base = r
 	took := time.Since(began)
 	a.log.Info("revision signed", "commit", trust.Commit(j.commit).Short(), "signer", j.signer, "revision", rev.Manifest.Position,
-		"gained", len(r.Difference.Gained), "lost", len(r.Difference.Lost), "took", took.Round(time.Millisecond))
+		"gained", len(r.Difference.Gained), "lost", len(r.Difference.Lost), "admission", len(r.Difference.Admission), "took", took.Round(time.Millisecond))
 	a.update(func(s *Status) {
 		s.Last = &Applied{
 			Commit: j.commit, At: rev.Manifest.Issued, Signer: j.signer, Took: took,

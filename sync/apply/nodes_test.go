@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -206,7 +207,10 @@ func TestStatusSocket(t *testing.T) {
 		}
 	}
 	inv, err := c.Inventory(ctx)
-	want := reach.Inventory{Nodes: []reach.Admitted{{Name: "alice", ID: alice.id.Public().NodeID(), User: "alice@acme.example"}}}
+	want := reach.Inventory{Nodes: []reach.Admitted{{
+		Name: "alice", ID: alice.id.Public().NodeID(), User: "alice@acme.example",
+		Basis: "pin alice", Address4: netip.MustParseAddr("100.64.0.1"),
+	}}}
 	if err != nil || len(inv.Nodes) != 1 || fmt.Sprint(inv) != fmt.Sprint(want) {
 		t.Errorf("inventory: got %+v, %v; want %+v", inv, err, want)
 	}

@@ -84,13 +84,42 @@ func (t *Text) Difference(d *reach.Difference) error {
 	for _, c := range d.Lost {
 		t.change(c, loss, "loses", d.Inventory)
 	}
-	if len(d.Lost) == 0 {
-		t.raw("nobody loses access")
+	for _, a := range d.Admission {
+		t.admission(a)
 	}
-	if len(d.Gained) == 0 {
+	switch {
+	case len(d.Lost) == 0 && len(d.Gained) == 0:
+		t.raw("rules allow the same as before")
+	case len(d.Lost) == 0 && !d.Out():
+		t.raw("nobody loses access")
+	case len(d.Gained) == 0 && !d.In():
 		t.raw("nobody gains access")
 	}
 	return t.err
+}
+
+// admission writes one line about who is let in or put out, the place at its end
+// where there is room, and below it otherwise.
+func (t *Text) admission(a reach.Admission) {
+	m := kept
+	switch a.Effect {
+	case reach.LetsIn:
+		m = gain
+	case reach.PutsOut:
+		m = loss
+	}
+	place := a.Cause.Place
+	if place != "" && a.Cause.Base {
+		place = "was " + place
+	}
+	if n := utf8.RuneCountInString(visible(a.Text)); place != "" && n+2+utf8.RuneCountInString(visible(place)) <= Width-2 {
+		t.raw(t.painted(m) + " " + visible(a.Text) + "  " + visible(place))
+		return
+	}
+	t.marked(m, "%s", a.Text)
+	if place != "" {
+		t.hung(place, 2, 4)
+	}
 }
 
 func (t *Text) change(c reach.Change, m mark, verb string, counted bool) {
@@ -163,6 +192,9 @@ func (t *Text) Why(w Why) error {
 		return t.err
 	}
 	text := fmt.Sprintf("%s reaches %s on %s", w.From, w.To, w.Port)
+	if w.AllowedPairs < w.Pairs {
+		t.hung(fmt.Sprintf("allowed for %d of %d pairs of nodes; not for %s", w.AllowedPairs, w.Pairs, w.Except), 0, 2)
+	}
 	if !w.Until.IsZero() {
 		text += " " + end(w.Until)
 	}
@@ -174,9 +206,6 @@ func (t *Text) Why(w Why) error {
 	for _, s := range w.Chain {
 		place := line(s.Place)
 		t.hung(place+strings.Repeat(" ", width-utf8.RuneCountInString(place)+2)+s.Text, 2, width+4)
-	}
-	if w.AllowedPairs < w.Pairs {
-		t.hung(fmt.Sprintf("allowed for %d of %d pairs of nodes; not for %s", w.AllowedPairs, w.Pairs, w.Except), 0, 2)
 	}
 	return t.err
 }
