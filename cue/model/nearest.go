@@ -6,6 +6,10 @@ import (
 	"strings"
 )
 
+// Nearest is the known name that a name was probably meant to be, empty where none
+// is near.
+func Nearest(name string, known []string) string { return nearest(name, slices.Clone(known)) }
+
 // didYouMean is the end of a message about a name that is not known.
 func didYouMean(near string) string {
 	if near == "" {

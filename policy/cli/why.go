@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/writmesh/writ/coordinator/acl"
+	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/build"
 	"github.com/writmesh/writ/policy/cli/output"
 	"github.com/writmesh/writ/policy/reach"
@@ -15,7 +16,9 @@ const whyHelp = `Says whether FROM may reach TO on PORT. Where it may: which rul
 
 FROM and TO are a user's e-mail address, tag:NAME, node:NAME (a pinned node, or one of the inventory), group:NAME (any member), autogroup:member, autogroup:tagged or *; PORT is one port, as tcp/443, or icmp or proto/47.
 
-Exit codes: 0 allowed, 1 not allowed, 2 could not tell.
+Where FROM or TO are several nodes, the answer is about every pair of them. A user whom the policy does not mention is a node of any such user.
+
+Exit codes: 0 allowed, 1 not allowed for all of them, 2 could not tell.
 
 Example:
 
@@ -75,7 +78,7 @@ func (c whyCmd) Run(e *env) error {
 	} else {
 		err = e.text.Why(report)
 	}
-	if err == nil && !report.Allowed {
+	if err == nil && report.AllowedPairs < report.Pairs {
 		err = errReport
 	}
 	return err
@@ -101,6 +104,9 @@ func explain(r *build.Result, inv *reach.Inventory, from, to acl.Selector, targe
 	w := reach.NewWorld(r.Compiled, inv, r.At, []acl.Selector{from, to}, nil)
 	ends := [2][]reach.Node{}
 	for i, sel := range []acl.Selector{from, to} {
+		if err := known(r, inv, sel); err != nil {
+			return output.Why{}, err
+		}
 		for _, n := range w.Select([]acl.Selector{sel}) {
 			ends[i] = append(ends[i], w.Nodes[n])
 		}
@@ -136,6 +142,81 @@ func explain(r *build.Result, inv *reach.Inventory, from, to acl.Selector, targe
 	}
 	out.Why = reach.Explain(r.Policy, r.Compiled, best[0], best[1], target, r.At)
 	return out, nil
+}
+
+// known refuses a group, tag or node that neither the policy nor the inventory has.
+// Users need not be mentioned to exist; one that differs by a few letters from one
+// that is mentioned is a slip, though.
+func known(r *build.Result, inv *reach.Inventory, sel acl.Selector) error {
+	var names []string
+	users := func(refs []model.Ref) {
+		for _, ref := range refs {
+			if ref.Selector.Kind == acl.KindUser {
+				names = append(names, ref.Selector.Name)
+			}
+		}
+	}
+	kind := ""
+	switch sel.Kind {
+	case acl.KindGroup:
+		kind = "group"
+		for _, g := range r.Policy.Groups {
+			names = append(names, g.Name)
+		}
+	case acl.KindTag:
+		kind = "tag"
+		for _, t := range r.Policy.Tags {
+			names = append(names, t.Name)
+		}
+	case acl.KindUser:
+		kind = "user"
+		users(r.Policy.Admins)
+		for _, t := range r.Policy.Tags {
+			users(t.Owners)
+		}
+	case acl.KindNode:
+		kind = "node"
+	default:
+		return nil
+	}
+	for _, n := range reach.Nodes(inv, nil, r.Compiled) {
+		switch sel.Kind {
+		case acl.KindTag:
+			names = append(names, n.Tags...)
+		case acl.KindUser:
+			if n.User != "" && !n.Stranger {
+				names = append(names, n.User)
+			}
+		case acl.KindNode:
+			if n.Name != "" {
+				names = append(names, n.Name)
+			}
+		}
+	}
+	if slices.Contains(names, sel.Name) {
+		return nil
+	}
+	name := sel.Name
+	if sel.Kind == acl.KindUser {
+		// Of an address only what is before the @ is compared: domains are long,
+		// and would make every colleague a neighbour.
+		var at string
+		name, at, _ = strings.Cut(sel.Name, "@")
+		near := names[:0]
+		for _, n := range names {
+			if local, domain, _ := strings.Cut(n, "@"); domain == at {
+				near = append(near, local)
+			}
+		}
+		if hint := model.Nearest(name, near); hint != "" {
+			return fmt.Errorf("why: unknown user %q; did you mean %q?", sel.Name, hint+"@"+at)
+		}
+		return nil
+	}
+	if hint := model.Nearest(name, names); hint != "" {
+		return fmt.Errorf("why: unknown %s %q; did you mean %q?", kind, name, hint)
+	}
+	return fmt.Errorf("why: unknown %s %q", kind, name)
 }
 
 // plainness prefers the imagined node that is just what the selector says.

@@ -51,8 +51,14 @@ func GroupPath(p *model.Policy, principal acl.Selector, group string, at time.Ti
 	return nil
 }
 
-// Moment is a time as people read it, to the minute and in UTC.
-func Moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+// Moment is a time as people read it, in UTC: to the minute, or to the second
+// where it is not a full minute.
+func Moment(t time.Time) string {
+	if t = t.UTC(); t.Second() != 0 {
+		return t.Format("2006-01-02 15:04:05 UTC")
+	}
+	return t.Format("2006-01-02 15:04 UTC")
+}
 
 // principals are the node's, as selectors.
 func (n Node) principals() (out []acl.Selector) {
