@@ -15,6 +15,11 @@
 //	            admitted                record put on every stream, and renewed
 //	                                    at a third of its life
 //
+// A coordinator may hold a newer record than the node knows of: its state was
+// restored from a copy. It shows that record, whose signature is the node's own,
+// and the node signs one above it. Nothing else raises a serial: one that was
+// raised at somebody's word could be raised to the last there is.
+//
 // Nothing here decides anything about access: the state that package netmap
 // verified goes to Adopt.
 package control
@@ -102,6 +107,8 @@ type Client struct {
 	record    []byte // nil where a new one is to be signed
 	recordDoc *papers.Record
 	unsure    int64  // serials after recordDoc's that a lost record may have
+	held      int64  // the highest serial that this node signed, as others showed
+	unput     string // why the record could not be put; empty when it was
 	refused   string // why sync refused the join request; empty when it did not
 }
 
@@ -155,6 +162,26 @@ func (c *Client) Status() (s follow.Status, refused string) {
 	refused = c.refused
 	c.mu.Unlock()
 	return c.follower.Status(), refused
+}
+
+// Unput is why the node's newest record is not with its coordinator: it could not
+// be signed, or was refused. It is empty when the record was put, and stays as it
+// is while there is no connection.
+func (c *Client) Unput() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.unput
+}
+
+func (c *Client) noteUnput(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unput == why {
+		return
+	}
+	c.unput = why
+	close(c.changed)
+	c.changed = make(chan struct{})
 }
 
 // Time is the verifier's: the later of the clock and the newest issued time
@@ -304,19 +331,72 @@ func (c *Client) join(ctx context.Context, api wireconnect.AgentClient) error {
 // putRecord puts the record in force unless it was put on this stream, and
 // returns the serial of the one that was and when it is to be looked at again.
 func (c *Client) putRecord(ctx context.Context, api wireconnect.AgentClient, put int64) (int64, time.Duration, error) {
-	doc, rec, err := c.current()
-	if err != nil {
-		return put, callAgainAfter, fmt.Errorf("sign record: %w", err)
-	}
-	if rec.Serial != put {
-		if err := call(ctx, func(ctx context.Context) error {
-			_, err := api.PutRecord(ctx, connect.NewRequest(&wire.PutRecordRequest{Record: doc}))
-			return err
-		}); err != nil {
-			return put, callAgainAfter, fmt.Errorf("put record: %w", err)
+	for again := false; ; again = true {
+		doc, rec, err := c.current()
+		if err != nil {
+			err = fmt.Errorf("sign record: %w", err)
+			c.noteUnput(err.Error())
+			return put, callAgainAfter, err
 		}
+		if rec.Serial != put {
+			err = call(ctx, func(ctx context.Context) error {
+				_, err := api.PutRecord(ctx, connect.NewRequest(&wire.PutRecordRequest{Record: doc}))
+				return err
+			})
+			if !again && c.outdated(rec, err) {
+				continue
+			}
+		}
+		if err != nil {
+			err = fmt.Errorf("put record: %w", err)
+			if answered(err) {
+				c.noteUnput(err.Error())
+			}
+			return put, callAgainAfter, err
+		}
+		c.noteUnput("")
+		return rec.Serial, max(time.Second, rec.Issued.Add(recordLife/3).Sub(c.Time())), nil
 	}
-	return rec.Serial, max(time.Second, rec.Issued.Add(recordLife/3).Sub(c.Time())), nil
+}
+
+// answered reports whether an error is what a coordinator said, and not that it
+// said nothing.
+func answered(err error) bool {
+	switch connect.CodeOf(err) {
+	case connect.CodeUnavailable, connect.CodeCanceled, connect.CodeDeadlineExceeded, connect.CodeUnknown:
+		return false
+	}
+	return true
+}
+
+// outdated reports whether a record was refused for one that this node signed and
+// knows nothing of. The next record is then above that one.
+func (c *Client) outdated(rec *papers.Record, err error) bool {
+	var refusal *connect.Error
+	if !errors.As(err, &refusal) {
+		return false
+	}
+	for _, d := range refusal.Details() {
+		m, err := d.Value()
+		if err != nil {
+			continue
+		}
+		shown, ok := m.(*wire.PutRecordRequest)
+		if !ok {
+			continue
+		}
+		held, err := papers.OpenRecord(shown.GetRecord(), c.cfg.Network, c.cfg.Identity.Public())
+		if err != nil || held.Serial < rec.Serial || held.Hash() == rec.Hash() {
+			continue
+		}
+		c.log.Warn("the coordinator holds a newer record of this node than its state directory: restored from a copy?",
+			"held", held.Serial, "issued", held.Issued, "known", rec.Serial)
+		c.mu.Lock()
+		c.held = max(c.held, held.Serial)
+		c.mu.Unlock()
+		return true
+	}
+	return false
 }
 
 // acknowledge says what the node enforces, unless it has said so on this stream.
@@ -379,11 +459,14 @@ func (c *Client) current() ([]byte, *papers.Record, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	wg := c.cfg.WG.Public()
-	if old := c.recordDoc; c.record != nil && old != nil && old.WG.Equal(wg) && slices.Equal(old.Relays, c.relays) &&
+	if old := c.recordDoc; c.record != nil && old != nil && old.Serial > c.held && old.WG.Equal(wg) && slices.Equal(old.Relays, c.relays) &&
 		now.Sub(old.Issued) < recordLife/3 && !now.Before(old.Issued) {
 		return c.record, old, nil
 	}
 	serial := now.Unix()
+	if c.held != 0 {
+		serial = max(serial, c.held+1)
+	}
 	if c.recordDoc != nil {
 		serial = max(serial, c.recordDoc.Serial+1) + c.unsure
 	}

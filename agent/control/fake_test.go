@@ -51,6 +51,9 @@ type fake struct {
 	changed  chan struct{}
 	cut      chan struct{} // closed to end the streams
 	bad      bool          // PutRecord fails
+	holds    bool          // PutRecord refuses what is not above the record held, as a coordinator does
+	held     *papers.Record
+	heldDoc  []byte
 }
 
 func newFake(tb testing.TB, w *netmaptest.World, node *netmaptest.Node) *fake {
@@ -225,12 +228,21 @@ func (f *fake) PutRecord(_ context.Context, req *connect.Request[wire.PutRecordR
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
 	f.mu.Lock()
-	bad := f.bad
-	f.mu.Unlock()
+	defer f.mu.Unlock()
 	f.records <- r
-	if bad {
+	switch {
+	case f.bad:
 		return nil, connect.NewError(connect.CodeInternal, errors.New("refused by the test"))
+	case f.holds && f.held != nil && r.Serial <= f.held.Serial && r.Hash() != f.held.Hash():
+		err := connect.NewError(connect.CodeInvalidArgument, errors.New("a higher serial is held"))
+		d, derr := connect.NewErrorDetail(&wire.PutRecordRequest{Record: f.heldDoc})
+		if derr != nil {
+			return nil, derr
+		}
+		err.AddDetail(d)
+		return nil, err
 	}
+	f.held, f.heldDoc = r, req.Msg.GetRecord()
 	return connect.NewResponse(&wire.PutRecordResponse{}), nil
 }
 

@@ -9,7 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
+
+	"github.com/writmesh/writ/coordinator/key"
 	"github.com/writmesh/writ/coordinator/papers"
+	"github.com/writmesh/writ/coordinator/wire"
 )
 
 func TestRecordOnEveryStream(t *testing.T) {
@@ -206,4 +210,133 @@ func TestRelaysSurviveARestart(t *testing.T) {
 	if after := next(t, "record", f.records); after.Hash() != before.Hash() {
 		t.Errorf("after a restart: got relays %q, want the record before, of %q", after.Relays, before.Relays)
 	}
+}
+
+// A state directory that is restored from a copy has an older record than the
+// coordinator holds. The node signs one above it at once, even if the one held is
+// of a time when its clock ran ahead.
+func TestRecordAfterARestore(t *testing.T) {
+	for _, ahead := range []time.Duration{0, 48 * time.Hour} {
+		t.Run(ahead.String(), func(t *testing.T) {
+			f, w, r := admittedFake(t)
+			f.holds = true
+			clock := newClock(w.Now.Add(time.Minute))
+			dir := t.TempDir()
+			cfg := f.config(dir)
+			cfg.Now = clock.now
+			_, stop := begin(t, cfg)
+			next(t, "record", f.records)
+			wantAck(t, f, r)
+			stop()
+			copied, err := os.ReadFile(filepath.Join(dir, "record.state"))
+			if err != nil {
+				t.Fatal(err)
+			}
+
+			clock.advance(ahead + time.Minute)
+			c, stop := begin(t, cfg)
+			next(t, "record", f.records)
+			c.SetRelays([]string{"eu-1"})
+			held := next(t, "record with relays", f.records)
+			wantAck(t, f, r)
+			stop()
+			for len(f.records) > 0 {
+				held = <-f.records
+			}
+
+			clock.advance(time.Minute - ahead)
+			if err := os.WriteFile(filepath.Join(dir, "record.state"), copied, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c, stop = begin(t, cfg)
+			if old := next(t, "record of the copy", f.records); old.Serial >= held.Serial {
+				t.Fatalf("clock %s ahead: the copy has serial %d, want less than %d", ahead, old.Serial, held.Serial)
+			}
+			again := next(t, "record above the one held", f.records)
+			if again.Serial <= held.Serial {
+				t.Errorf("clock %s ahead: got serial %d, want more than %d", ahead, again.Serial, held.Serial)
+			}
+			wantAck(t, f, r)
+			waitFor(t, c, "no refusal", func() bool { return c.Unput() == "" })
+			none(t, "third record", f.records)
+			stop()
+			// What was learnt is on disk.
+			begin(t, cfg)
+			if kept := next(t, "record after a restart", f.records); kept.Hash() != again.Hash() {
+				t.Errorf("clock %s ahead: after a restart got serial %d, want %d again", ahead, kept.Serial, again.Serial)
+			}
+			wantAck(t, f, r)
+		})
+	}
+}
+
+// A coordinator raises no serial by its word: not with a record of another node,
+// nor with one that is not above the node's.
+func TestSerialIsRaisedByItsOwnRecordAlone(t *testing.T) {
+	f, w, r := admittedFake(t)
+	mallory := w.Admit("mallory", "tag:a")
+	c, _ := begin(t, f.config(t.TempDir()))
+	mine := next(t, "record", f.records)
+	wantAck(t, f, r)
+	sign := func(k key.IdentityPrivate, serial int64) []byte {
+		t.Helper()
+		doc, _, err := papers.SignRecord(papers.Record{
+			Network: f.w.Network, Serial: serial, WG: f.node.WG.Public(), Issued: w.Now, Expires: w.Now.Add(time.Hour),
+		}, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return doc
+	}
+	refusal := func(doc []byte) error {
+		t.Helper()
+		d, err := connect.NewErrorDetail(&wire.PutRecordRequest{Record: doc})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := connect.NewError(connect.CodeInvalidArgument, errors.New("a higher serial is held"))
+		e.AddDetail(d)
+		return e
+	}
+	const far = 1 << 60
+	for name, err := range map[string]error{
+		"no error":           nil,
+		"no details":         connect.NewError(connect.CodeInvalidArgument, errors.New("serial 1152921504606846976 is held")),
+		"another node's":     refusal(sign(mallory.Key, far)),
+		"a lower serial":     refusal(sign(f.node.Key, mine.Serial-1)),
+		"an empty record":    refusal(nil),
+		"not a record":       refusal([]byte("serial 1152921504606846976")),
+		"an altered record":  refusal(append(sign(f.node.Key, far), '\n')),
+		"a transport error":  errors.New("connection reset"),
+		"the record refused": refusal(c.record),
+	} {
+		if c.outdated(mine, err) {
+			t.Errorf("%s: got outdated, want not", name)
+		}
+	}
+	if c.held != 0 {
+		t.Errorf("got serial %d held, want none", c.held)
+	}
+	if !c.outdated(mine, refusal(sign(f.node.Key, mine.Serial+7))) || c.held != mine.Serial+7 {
+		t.Errorf("its own record: got serial %d held, want %d", c.held, mine.Serial+7)
+	}
+	if _, rec, err := c.current(); err != nil || rec.Serial <= mine.Serial+7 {
+		t.Errorf("got serial %d, %v, want more than %d", rec.Serial, err, mine.Serial+7)
+	}
+}
+
+// While the record is refused, the status says so; and no longer.
+func TestRefusedRecordIsNoted(t *testing.T) {
+	f, _, r := admittedFake(t)
+	f.bad = true
+	c, _ := begin(t, f.config(t.TempDir()))
+	next(t, "record", f.records)
+	wantAck(t, f, r)
+	waitFor(t, c, "refusal", func() bool { return strings.Contains(c.Unput(), "refused by the test") })
+	f.mu.Lock()
+	f.bad = false
+	f.mu.Unlock()
+	c.stir()
+	next(t, "record", f.records)
+	waitFor(t, c, "no refusal", func() bool { return c.Unput() == "" })
 }

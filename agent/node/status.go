@@ -131,6 +131,9 @@ func (a *Agent) alarms(n *netmap.Netmap, failed error) (out []localapi.Alarm) {
 	if following.Unwritten != "" {
 		add(time.Time{}, "a newer state is not obeyed, because it cannot be kept: %s", following.Unwritten)
 	}
+	if why := a.control.Unput(); why != "" {
+		add(time.Time{}, "others do not learn of this node's key and relays: %s", why)
+	}
 	for _, r := range following.Recent {
 		times := ""
 		if r.Count > 1 {

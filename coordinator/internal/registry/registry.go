@@ -87,16 +87,17 @@ func (k Kind) String() string {
 type Error struct {
 	Kind Kind
 	Err  error
+	Held []byte // the document that is held instead, where that helps the caller
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
 func refuse(k Kind, format string, args ...any) error {
-	return &Error{k, fmt.Errorf(format, args...)}
+	return &Error{Kind: k, Err: fmt.Errorf(format, args...)}
 }
 
-func invalid(err error) error { return &Error{Invalid, err} }
+func invalid(err error) error { return &Error{Kind: Invalid, Err: err} }
 
 // maxJoins is how many undecided or refused join requests are held: more than
 // any fleet that joins at once, and at most 64 MiB with MaxJoin.
@@ -149,9 +150,9 @@ func (r *Registry) LogHead() int64 {
 func (r *Registry) apply(ctx context.Context, b store.Batch) error {
 	switch err := r.store.Apply(ctx, b); {
 	case errors.Is(err, store.ErrConflict):
-		return &Error{Conflict, err}
+		return &Error{Kind: Conflict, Err: err}
 	case err != nil:
-		return &Error{Broken, err}
+		return &Error{Kind: Broken, Err: err}
 	}
 	return nil
 }
@@ -361,7 +362,10 @@ func (r *Registry) PutRecord(ctx context.Context, id key.IdentityPublic, doc []b
 	case n.Record != nil && rec.Serial == n.Record.Serial && rec.Hash() == n.Record.Hash():
 		return nil
 	case n.Record != nil && rec.Serial <= n.Record.Serial:
-		return refuse(Invalid, "record: serial %d of %s, %d is held", rec.Serial, n.Admission.Name, n.Record.Serial)
+		return &Error{
+			Kind: Invalid, Held: n.RecordDoc,
+			Err: fmt.Errorf("record: serial %d of %s, %d is held", rec.Serial, n.Admission.Name, n.Record.Serial),
+		}
 	case !r.now().Before(rec.Expires):
 		return refuse(Invalid, "record: ended %s", rec.Expires.Format(time.RFC3339))
 	}

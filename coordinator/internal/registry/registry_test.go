@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -494,7 +495,12 @@ func TestRecords(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	refused(t, "the one before", b.reg.PutRecord(ctx, n.Key.Public(), old), registry.Invalid, "serial 1 of a, 2 is held")
+	err := b.reg.PutRecord(ctx, n.Key.Public(), old)
+	refused(t, "the one before", err, registry.Invalid, "serial 1 of a, 2 is held")
+	var e *registry.Error
+	if !errors.As(err, &e) || !bytes.Equal(e.Held, n.Papers.Record) {
+		t.Error("the one before: got an error without the record held, want that record")
+	}
 	b.w.Advance(25 * time.Hour)
 	b.w.Advance(-25 * time.Hour)
 	b.w.SignRecord(n, nil)

@@ -2,10 +2,12 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"connectrpc.com/connect"
 
+	"github.com/writmesh/writ/coordinator/internal/registry"
 	"github.com/writmesh/writ/coordinator/internal/state"
 	"github.com/writmesh/writ/coordinator/wire"
 )
@@ -102,9 +104,23 @@ func (a agentService) PutRecord(ctx context.Context, req *connect.Request[wire.P
 		return nil, err
 	}
 	if err := a.s.reg.PutRecord(ctx, c.key, req.Msg.GetRecord()); err != nil {
-		return nil, a.s.code(err)
+		return nil, withHeld(a.s.code(err), err)
 	}
 	return connect.NewResponse(&wire.PutRecordResponse{}), nil
+}
+
+// withHeld adds to the error of a call the record that is held, if it was refused
+// for that.
+func withHeld(coded, err error) error {
+	var refused *registry.Error
+	var ce *connect.Error
+	if errors.As(err, &refused) && refused.Held != nil && errors.As(coded, &ce) {
+		// A message that was made here can be written.
+		if d, err := connect.NewErrorDetail(&wire.PutRecordRequest{Record: refused.Held}); err == nil {
+			ce.AddDetail(d)
+		}
+	}
+	return coded
 }
 
 // Acknowledge implements wireconnect.AgentHandler.

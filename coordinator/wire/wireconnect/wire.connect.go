@@ -107,7 +107,10 @@ type AgentClient interface {
 	// slow reader gets the newest state, never a backlog. A node on the ended list
 	// gets the roots and that list, and then permission_denied.
 	Follow(context.Context, *connect.Request[wire.FollowRequest]) (*connect.ServerStreamForClient[wire.Update], error)
-	// PutRecord replaces the node's record; a lower serial is refused.
+	// PutRecord replaces the node's record. One whose serial is not above that of
+	// the record held is invalid_argument, with the record held in the error's
+	// details, as a PutRecordRequest: a node that lost the newest record it signed
+	// learns its serial from its own signature.
 	PutRecord(context.Context, *connect.Request[wire.PutRecordRequest]) (*connect.Response[wire.PutRecordResponse], error)
 	// Acknowledge says that the node enforces a revision.
 	Acknowledge(context.Context, *connect.Request[wire.AcknowledgeRequest]) (*connect.Response[wire.AcknowledgeResponse], error)
@@ -192,7 +195,10 @@ type AgentHandler interface {
 	// slow reader gets the newest state, never a backlog. A node on the ended list
 	// gets the roots and that list, and then permission_denied.
 	Follow(context.Context, *connect.Request[wire.FollowRequest], *connect.ServerStream[wire.Update]) error
-	// PutRecord replaces the node's record; a lower serial is refused.
+	// PutRecord replaces the node's record. One whose serial is not above that of
+	// the record held is invalid_argument, with the record held in the error's
+	// details, as a PutRecordRequest: a node that lost the newest record it signed
+	// learns its serial from its own signature.
 	PutRecord(context.Context, *connect.Request[wire.PutRecordRequest]) (*connect.Response[wire.PutRecordResponse], error)
 	// Acknowledge says that the node enforces a revision.
 	Acknowledge(context.Context, *connect.Request[wire.AcknowledgeRequest]) (*connect.Response[wire.AcknowledgeResponse], error)
