@@ -11,9 +11,9 @@ import (
 	"github.com/writmesh/writ/policy/source"
 )
 
-const diffHelp = `Says who gains and who loses access between two policies, over every node that exists or might: on which ports, until when, and by which line of the policy. Each of BASE and HEAD is a directory, or else a revision of the Git repository in the current directory. BASE..HEAD is the same as BASE HEAD; BASE...HEAD compares HEAD with what it branched off from BASE.
+const diffHelp = `Says who gains and who loses access between two policies, over every node that exists or might: on which ports, until when, and by which line of the policy. Then who is let in or put out, and what else changes about whom the network trusts: pins, enrolment, revoked nodes, administrators, relays, coordinators, guards. Each of BASE and HEAD is a directory, or else a revision of the Git repository in the current directory. BASE..HEAD is the same as BASE HEAD; BASE...HEAD compares HEAD with what it branched off from BASE.
 
-Exit codes: 0 no access changes, 1 some does, 2 could not tell.
+Exit codes: 0 nothing changes, 1 something does, 2 could not tell.
 
 Example:
 
