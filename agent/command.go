@@ -27,6 +27,8 @@ import (
 
 // flags is the command line.
 type flags struct {
+	Version kong.VersionFlag `help:"Print the version."`
+
 	State  string `placeholder:"DIR" help:"The agent's state directory."`
 	Socket string `placeholder:"PATH" help:"The agent's local API (default DIR/agent.sock)."`
 
@@ -54,7 +56,7 @@ func (e errNo) Unwrap() error { return e.error }
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
 	var f flags
 	asked := false
-	parser, err := kong.New(&f, kong.Name("agent"), kong.Writers(stdout, stderr), kong.UsageOnError(),
+	parser, err := kong.New(&f, kong.Name("agent"), kong.Vars{"version": version}, kong.Writers(stdout, stderr), kong.UsageOnError(),
 		kong.Description("Makes a machine a node of a Writ network."), kong.Exit(func(int) { asked = true; panic(errHelp) }))
 	if err != nil {
 		fmt.Fprintln(stderr, "agent:", err)

@@ -8,6 +8,7 @@
 //	agent whois IP[:PORT]
 //	agent id
 //	agent down
+//	agent --version
 //
 // Up runs the agent until it is told to go down. The first time it needs the
 // network's join string; it keeps it in the state directory. A node joins because

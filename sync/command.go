@@ -32,6 +32,8 @@ import (
 
 // flags is the command line.
 type flags struct {
+	Version kong.VersionFlag `help:"Print the version."`
+
 	Run       runCmd       `cmd:"" help:"Follow the policy repository and sign its revisions."`
 	Status    statusCmd    `cmd:"" help:"Show the revision in force, what was refused, and who enforces it."`
 	Inventory inventoryCmd `cmd:"" help:"Print the admitted nodes, for policy diff --inventory."`
@@ -52,7 +54,7 @@ var errHelp = errors.New("help was printed")
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
 	var f flags
 	asked := false
-	parser, err := kong.New(&f, kong.Name("sync"), kong.Writers(stdout, stderr), kong.UsageOnError(),
+	parser, err := kong.New(&f, kong.Name("sync"), kong.Vars{"version": version}, kong.Writers(stdout, stderr), kong.UsageOnError(),
 		kong.Description("Turns the commits of a policy repository into what a Writ network obeys."),
 		kong.Exit(func(int) { asked = true; panic(errHelp) }))
 	if err != nil {

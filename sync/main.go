@@ -11,6 +11,7 @@
 //	         --admission-key FILE --seal-key FILE --coordinator ADDR=PIN [flags]
 //	sync status --state DIR [--json]
 //	sync inventory --state DIR
+//	sync --version
 //
 // Flags of run:
 //
