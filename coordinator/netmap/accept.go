@@ -76,12 +76,7 @@ type Outcome struct {
 	Missing []string  // leaves without which a newer revision was not adopted
 }
 
-var (
-	errNotReady  = errors.New("no root document is held yet")
-	errOtherNode = errors.New("the admission is of another node")
-	errEnded     = errors.New("the node is on the ended list")
-	errExpired   = errors.New("the session has ended")
-)
+var errOtherNode = errors.New("the admission is of another node")
 
 // Limits on one update, before anything of it is read.
 const (
@@ -105,7 +100,7 @@ func (s *State) Accept(u Update, now time.Time) Outcome {
 	c.roots_(u.Roots)
 	if c.Root() == nil {
 		if len(u.Ended) > 0 || len(u.Revisions) > 0 || len(u.Admission) > 0 || len(u.Peers) > 0 {
-			c.refuse(Invalid, "update", nil, errNotReady)
+			c.refuse(Invalid, "update", nil, ErrNotReady)
 		}
 		return c.outcome()
 	}

@@ -55,11 +55,11 @@ func (c *candidate) peer(d Papers) {
 		return
 	}
 	if _, out := c.out(id); out {
-		c.refuse(Out, "admission "+name, d.Admission, errEnded)
+		c.refuse(Out, "admission "+name, d.Admission, ErrEnded)
 		return
 	}
 	if !a.Expires.IsZero() && !c.At(c.now).Before(a.Expires) {
-		c.refuse(Expired, "admission "+name, d.Admission, errExpired)
+		c.refuse(Expired, "admission "+name, d.Admission, ErrExpired)
 		return
 	}
 	rec, err := papers.OpenRecord(d.Record, c.network, a.Identity)

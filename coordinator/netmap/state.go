@@ -224,7 +224,7 @@ func (s *State) missing() (out []string) {
 // ends, zero for never.
 func (s *State) AdmitPapers(id key.IdentityPublic, admission []byte, now time.Time) (until time.Time, err error) {
 	if s.manifest == nil { // and so, perhaps, no ended list
-		return until, errNotReady
+		return until, ErrNotReady
 	}
 	a, err := papers.OpenAdmission(admission, s.Root())
 	if err != nil {
@@ -235,9 +235,9 @@ func (s *State) AdmitPapers(id key.IdentityPublic, admission []byte, now time.Ti
 	case !a.Identity.Equal(id):
 		return until, errOtherNode
 	case out:
-		return until, errEnded
+		return until, ErrEnded
 	case !a.Expires.IsZero() && !s.At(now).Before(a.Expires):
-		return until, errExpired
+		return until, ErrExpired
 	}
 	return a.Expires, nil
 }
