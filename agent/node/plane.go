@@ -12,7 +12,7 @@ import (
 
 	"github.com/writmesh/writ/agent/bind"
 	"github.com/writmesh/writ/agent/filter"
-	"github.com/writmesh/writ/agent/path"
+	"github.com/writmesh/writ/agent/relays"
 	"github.com/writmesh/writ/agent/tunnel"
 	"github.com/writmesh/writ/agent/tunnel/netstack"
 	"github.com/writmesh/writ/coordinator/key"
@@ -30,7 +30,7 @@ type plane struct {
 	stack  *netstack.Device
 	filter *filter.Filter
 	tunnel *tunnel.Tunnel
-	relays *path.Relays
+	relays *relays.Relays
 	bind   *bind.Bind
 	early  early
 	clock  func() time.Time // the verifier's
@@ -71,7 +71,7 @@ func newPlane(cfg planeConfig) (*plane, error) {
 	if p.stack, err = netstack.New(netstack.Config{Addrs: cfg.addresses, MTU: mtu}); err != nil {
 		return nil, fmt.Errorf("start data plane: %w", err)
 	}
-	p.relays = path.New(path.Config{
+	p.relays = relays.New(relays.Config{
 		Identity: cfg.identity, Papers: cfg.admission, Home: cfg.home, Log: cfg.log,
 		Receive: func(src key.NodeID, packet []byte) { p.bind.Deliver(src, packet) },
 		Up:      func() { p.bind.RetryAll() },

@@ -1,10 +1,10 @@
-// Package path carries a node's sealed packets to other nodes.
+// Package relays carries a node's sealed packets to other nodes by relay: the
+// path that always is.
 //
-// # Paths
+// # Which relay
 //
-// Every packet goes by relay: the first connected one of the home relays that
-// the peer's record names, or of this node's own where it names none. A node
-// keeps connections to its own home relays, where peers find it, and opens one to
+// A packet goes by the first connected one of the home relays that the peer's
+// record names, or of this node's own where it names none. A node keeps connections to its own home relays, where peers find it, and opens one to
 // another relay only while it sends there.
 //
 // # Home relays
@@ -16,7 +16,7 @@
 //
 // Nothing here is trusted with more than delivery. A relay that lies about where
 // a packet came from costs a handshake message; WireGuard tells.
-package path
+package relays
 
 import (
 	"context"
@@ -43,7 +43,7 @@ const (
 )
 
 // ErrNoPath means that no relay of the node is known or connected.
-var ErrNoPath = errors.New("path: no relay of the node is connected")
+var ErrNoPath = errors.New("no relay of the node is connected")
 
 // A Config is what Relays are made of.
 type Config struct {
