@@ -217,6 +217,26 @@ func (k WGPrivate) Public() WGPublic {
 	return WGPublic{[size]byte(p.PublicKey().Bytes())}
 }
 
+// SharedSecret is what X25519 makes of this key and another node's: the same 32
+// bytes at both ends, and fit only as input of a key derivation. It refuses a
+// public key of small order, with which the result is zero for every private
+// key and so known to everybody (RFC 7748 section 6.1).
+func (k WGPrivate) SharedSecret(peer WGPublic) ([size]byte, error) {
+	private, err := ecdh.X25519().NewPrivateKey(k.b.bytes()[:])
+	if err != nil {
+		return [size]byte{}, fmt.Errorf("shared secret: %w", err)
+	}
+	public, err := ecdh.X25519().NewPublicKey(peer.b[:])
+	if err != nil {
+		return [size]byte{}, fmt.Errorf("shared secret with %s: %w", peer, err)
+	}
+	s, err := private.ECDH(public)
+	if err != nil {
+		return [size]byte{}, fmt.Errorf("shared secret with %s: %w", peer, err)
+	}
+	return [size]byte(s), nil
+}
+
 func (k WGPrivate) Equal(o WGPrivate) bool { return k.b.equal(o.b) }
 
 // Hex is the private key as WireGuard's configuration protocol writes it.
