@@ -112,7 +112,7 @@ func (r *Relays) Set(list []leaf.Relay, homes map[key.NodeID][]string) {
 	r.mu.Lock()
 	r.list, r.homes = slices.Clone(list), homes
 	for name, c := range r.conns {
-		if !slices.Contains(list, c.relay) {
+		if !slices.ContainsFunc(list, c.relay.Same) {
 			c.cancel()
 			delete(r.conns, name)
 		}

@@ -49,14 +49,27 @@ type Coordinator struct {
 
 // Relays is the content of the leaf "relays".
 type Relays struct {
-	Relays []Relay `json:"relays"` // sorted by name
+	Relays    []Relay         `json:"relays"`              // sorted by name
+	Endpoints []NodeEndpoints `json:"endpoints,omitempty"` // sorted by node
+}
+
+// NodeEndpoints are where a node may be found, whatever it finds out itself.
+type NodeEndpoints struct {
+	Node  key.NodeID       `json:"node"`
+	Addrs []netip.AddrPort `json:"addrs"` // sorted
 }
 
 // A Relay is where agents find one.
 type Relay struct {
 	Name string             `json:"name"`
-	Addr string             `json:"addr"` // host:port
-	Key  key.IdentityPublic `json:"key"`  // of its TLS certificate
+	Addr string             `json:"addr"`           // host:port
+	Key  key.IdentityPublic `json:"key"`            // of its TLS certificate
+	STUN []string           `json:"stun,omitempty"` // host:port, where it answers STUN; sorted
+}
+
+// Same reports whether both are one relay, reached in one way.
+func (r Relay) Same(o Relay) bool {
+	return r.Name == o.Name && r.Addr == o.Addr && r.Key.Equal(o.Key)
 }
 
 // Principal is the content of a principal leaf.

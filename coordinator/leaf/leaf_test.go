@@ -272,7 +272,10 @@ func examples(t testing.TB) []Leaf {
 			Coordinators: []Coordinator{{"coordinator.acme.example:443", identity(1)}},
 			Admins:       []acl.Selector{sel("group:it")},
 		}},
-		{NameRelays, Relays{[]Relay{{"fra", "relay.acme.example:443", identity(2)}}}},
+		{NameRelays, Relays{
+			[]Relay{{"fra", "relay.acme.example:443", identity(2), []string{"relay.acme.example:3478"}}},
+			[]NodeEndpoints{{identity(4).NodeID(), []netip.AddrPort{netip.MustParseAddrPort("203.0.113.5:51820")}}},
+		}},
 		{PrincipalName(sel("bob@acme.example")), Principal{sel("bob@acme.example"), []acl.Membership{{Group: "accounting", Until: until}, {Group: "engineering"}}}},
 		{PrincipalName(sel("tag:accounting")), Principal{sel("tag:accounting"), []acl.Membership{}}},
 		{InboundName(sel("tag:accounting")), inbound},

@@ -84,6 +84,7 @@ type Peer struct {
 	WG        key.WGPublic
 	Relays    []string // home relays, best first
 	Addresses []netip.Addr
+	Endpoints []netip.AddrPort // where the policy says that it may be found
 }
 
 // A Nobody is a node that a state holds papers of which prove too little.
@@ -213,6 +214,10 @@ func (s *State) Netmap(now time.Time) *Netmap {
 			n.Unenforced += h.unenforced
 		}
 	}
+	static := map[key.NodeID][]netip.AddrPort{}
+	for _, e := range s.relaysLeaf.Endpoints {
+		static[e.Node] = e.Addrs
+	}
 	for id, p := range s.peers {
 		subject, why := s.subject(p.admission)
 		switch {
@@ -232,6 +237,7 @@ func (s *State) Netmap(now time.Time) *Netmap {
 			WG:        p.record.WG,
 			Relays:    p.record.Relays,
 			Addresses: p.admission.Addresses(),
+			Endpoints: static[id],
 		})
 	}
 	slices.SortFunc(n.Peers, func(a, b Peer) int { return strings.Compare(a.Subject.Name, b.Subject.Name) })

@@ -325,6 +325,7 @@ func (c *check) checkNodes() {
 	prefix := c.p.Network.Prefix4
 	keys := map[key.NodeID]Place{}
 	addresses := map[netip.Addr]Place{}
+	endpoints := map[netip.AddrPort]Place{}
 	revoked := map[key.NodeID]Place{}
 	for _, r := range c.p.Revoked {
 		revoked[r.Node] = r.Place
@@ -343,6 +344,15 @@ func (c *check) checkNodes() {
 			c.problems = append(c.problems, Problem{Place: n.Place, Also: []Place{before}, Message: what + " has the key of another node"})
 		}
 		keys[id] = n.Place
+		for _, e := range n.Endpoints {
+			if prefix.Contains(e.Addr()) {
+				c.problems.Add(n.Place, "%s: endpoint %s is inside the network's own prefix4, %s", what, e, prefix)
+			}
+			if before, ok := endpoints[e]; ok {
+				c.problems = append(c.problems, Problem{Place: n.Place, Also: []Place{before}, Message: fmt.Sprintf("%s has the endpoint of another node, %s", what, e)})
+			}
+			endpoints[e] = n.Place
+		}
 		if at, ok := revoked[id]; ok {
 			c.warnings = append(c.warnings, Problem{Place: n.Place, Also: []Place{at}, Message: what + " is revoked"})
 		}

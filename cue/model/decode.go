@@ -42,7 +42,7 @@ func (d *decoder) policy(v *value) *Policy {
 	each(v, "relays", func(name string, v *value) {
 		d.name("relay", name, v)
 		what := subject("relay", name)
-		p.Relays = append(p.Relays, Relay{name, d.addr(v.field("addr"), what), d.identity(v.field("key"), what), v.place})
+		p.Relays = append(p.Relays, Relay{name, d.addr(v.field("addr"), what), d.identity(v.field("key"), what), d.stun(v, what), v.place})
 	})
 	each(v, "revoked", func(id string, v *value) {
 		node, err := key.ParseNodeID(id)
@@ -225,6 +225,7 @@ func (d *decoder) node(name string, v *value) Node {
 	if tags := v.field("tags"); tags != nil {
 		d.notEmpty(tags, what, `"tags"`)
 	}
+	n.Endpoints = d.endpoints(v.field("endpoints"), what)
 	return n
 }
 

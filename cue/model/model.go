@@ -158,7 +158,9 @@ type Node struct {
 	User     string             `json:"user,omitempty"`    // an e-mail address
 	Tags     []Ref              `json:"tags,omitempty"`    // all of them
 	Address4 netip.Addr         `json:"address4,omitzero"` // within Prefix4; zero means that one is leased
-	Place    Place              `json:"place,omitzero"`
+	// Endpoints are where peers may find the node, beside what it finds out.
+	Endpoints []netip.AddrPort `json:"endpoints,omitempty"`
+	Place     Place            `json:"place,omitzero"`
 }
 
 // A Relay forwards sealed packets.
@@ -166,6 +168,7 @@ type Relay struct {
 	Name  string             `json:"name"`
 	Addr  string             `json:"addr"` // host:port
 	Key   key.IdentityPublic `json:"key"`
+	STUN  []string           `json:"stun,omitempty"` // host:port, where it answers STUN
 	Place Place              `json:"place,omitzero"`
 }
 

@@ -101,6 +101,22 @@ func parseAddr4(s string) (netip.Addr, error) {
 	return a, nil
 }
 
+// parseEndpoint reads where a node may be found.
+func parseEndpoint(s string) (netip.AddrPort, error) {
+	e, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return e, fmt.Errorf(`%s: want an address and a port, as in "203.0.113.5:51820"`, quoteName(s))
+	}
+	a := e.Addr()
+	switch {
+	case e.Port() == 0:
+		return e, fmt.Errorf("%s: 0 is not a port", quoteName(s))
+	case a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.IsLoopback():
+		return e, fmt.Errorf("%s: no other node can reach this address", quoteName(s))
+	}
+	return e, nil
+}
+
 // checkHostPort checks the address of a server.
 func checkHostPort(s string) error {
 	host, port, err := net.SplitHostPort(s)

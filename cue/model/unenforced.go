@@ -33,7 +33,6 @@ var unenforced = []struct {
 	{[]string{"tests", "*", "*", "*", "posture"}, "nodes report no posture"},
 	{[]string{"enrolment", "*", "expires"}, "an enrolment key holds until it is removed"},
 	{[]string{"enrolment", "*", "count"}, "uses of an enrolment key are not counted"},
-	{[]string{"nodes", "*", "endpoints"}, "nodes meet through relays"},
 }
 
 // notEnforced says why the construct at path is not enforced; empty when it is

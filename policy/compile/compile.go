@@ -3,7 +3,7 @@
 // nothing of a leaf changes when lines are moved.
 //
 //	network        name, domain, prefix, coordinators, admins
-//	relays         relays by name
+//	relays         relays by name, and the endpoints that pins name
 //	principal/…    for each user and tag that is in a group: every group it is
 //	               in, directly or through other groups
 //	inbound/…      for each selector that some rule names as its destination:
@@ -17,9 +17,11 @@
 package compile
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -84,8 +86,14 @@ func network(p *model.Policy) leaf.Network {
 func relays(p *model.Policy) leaf.Relays {
 	out := leaf.Relays{Relays: []leaf.Relay{}}
 	for _, r := range byName(p.Relays, func(r model.Relay) string { return r.Name }) {
-		out.Relays = append(out.Relays, leaf.Relay{Name: r.Name, Addr: r.Addr, Key: r.Key})
+		out.Relays = append(out.Relays, leaf.Relay{Name: r.Name, Addr: r.Addr, Key: r.Key, STUN: slices.Sorted(slices.Values(r.STUN))})
 	}
+	for _, n := range p.Nodes {
+		if len(n.Endpoints) > 0 {
+			out.Endpoints = append(out.Endpoints, leaf.NodeEndpoints{Node: n.Key.NodeID(), Addrs: slices.SortedFunc(slices.Values(n.Endpoints), netip.AddrPort.Compare)})
+		}
+	}
+	slices.SortFunc(out.Endpoints, func(a, b leaf.NodeEndpoints) int { return bytes.Compare(a.Node[:], b.Node[:]) })
 	return out
 }
 

@@ -38,11 +38,11 @@ groups: {
 tags: {accounting: {owners: ["group:it"]}, db: {}}
 services: web: ["tcp/443", "tcp/80"]
 relays: {
-	two: {addr: "two.acme.example:443", key: "idpub:OTHER"}
+	two: {addr: "two.acme.example:443", key: "idpub:OTHER", stun: ["b.acme.example:3479", "a.acme.example:3478"]}
 	one: {addr: "one.acme.example:443", key: "idpub:IDPUB"}
 }
 nodes: {
-	alice: {key: "idpub:IDPUB", user: "alice@acme.example", address4: "100.64.0.9"}
+	alice: {key: "idpub:IDPUB", user: "alice@acme.example", address4: "100.64.0.9", endpoints: ["203.0.113.5:7", "[2001:db8::5]:7"]}
 }
 rules: {
 	web: {from: ["group:controllers", "group:accounting"], to: ["tag:db", "tag:accounting"], allow: ["service:web", "icmp"]}
@@ -86,9 +86,10 @@ func leaves(t *testing.T, p *model.Policy) map[string]string {
 
 func TestLeaves(t *testing.T) {
 	pub, other := "idpub:"+testKey(1), "idpub:"+testKey(2)
+	id := key.IdentityPrivateFromSeed([32]byte{1}).Public().NodeID().String()
 	want := map[string]string{
 		"network":                      `{"name":"acme","domain":"acme.mesh","prefix4":"100.64.0.0/10","coordinators":[{"addr":"a.acme.example:443","pin":"` + pub + `"},{"addr":"b.acme.example:443","pin":"` + pub + `"}],"admins":["erin@acme.example","group:it"]}` + "\n",
-		"relays":                       `{"relays":[{"name":"one","addr":"one.acme.example:443","key":"` + pub + `"},{"name":"two","addr":"two.acme.example:443","key":"` + other + `"}]}` + "\n",
+		"relays":                       `{"relays":[{"name":"one","addr":"one.acme.example:443","key":"` + pub + `","stun":["one.acme.example:3478"]},{"name":"two","addr":"two.acme.example:443","key":"` + other + `","stun":["a.acme.example:3478","b.acme.example:3479"]}],"endpoints":[{"node":"` + id + `","addrs":["203.0.113.5:7","[2001:db8::5]:7"]}]}` + "\n",
 		"node/alice":                   `{"name":"alice","key":"` + pub + `","user":"alice@acme.example","address4":"100.64.0.9"}` + "\n",
 		"principal/alice@acme.example": `{"principal":"alice@acme.example","groups":[{"group":"accounting"}]}` + "\n",
 		"principal/bob@acme.example":   `{"principal":"bob@acme.example","groups":[{"group":"accounting","until":"2026-12-31T18:00:00Z"}]}` + "\n",

@@ -61,7 +61,9 @@ type Policy struct {
 	Until  map[string]time.Time // "group member" → end of that membership
 	Rules  []Rule
 	Relays []leaf.Relay
-	Extra  []leaf.Leaf // added as they are
+	// Endpoints of nodes, sorted by node.
+	Endpoints []leaf.NodeEndpoints
+	Extra     []leaf.Leaf // added as they are
 }
 
 // A Rule is one grant to one destination, in the policy's words.
@@ -252,7 +254,7 @@ func (w *World) compile(p Policy) []leaf.Leaf {
 		return out
 	}
 	out := add(nil, leaf.NameNetwork, leaf.Network{Name: "acme", Domain: "acme.mesh", Prefix4: netip.MustParsePrefix("100.64.0.0/10"), Session: 3600})
-	out = add(out, leaf.NameRelays, leaf.Relays{Relays: p.Relays})
+	out = add(out, leaf.NameRelays, leaf.Relays{Relays: p.Relays, Endpoints: p.Endpoints})
 	principals := map[acl.Selector][]acl.Membership{}
 	for group, members := range p.Groups {
 		for _, m := range members {
