@@ -55,6 +55,8 @@ type Coordinator struct {
 	id    key.IdentityPrivate
 	log   *slog.Logger
 	alive time.Duration
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error) // nil: as everybody does
+	other bool                                                              // another process runs it
 
 	mu      sync.Mutex // guards the fields below
 	running *running
@@ -78,6 +80,14 @@ func WithLog(l *slog.Logger) Option { return func(c *Coordinator) { c.log = l } 
 // WithAliveEvery changes how long streams are silent.
 func WithAliveEvery(d time.Duration) Option { return func(c *Coordinator) { c.alive = d } }
 
+// At makes Start run nothing and speak to a coordinator of the same network that
+// another process runs: under that key, at an address that dial reaches (nil:
+// as everybody does). Such a coordinator is stopped, restarted and asked for its
+// status where it runs.
+func At(addr string, pin key.IdentityPublic, dial func(ctx context.Context, network, addr string) (net.Conn, error)) Option {
+	return func(c *Coordinator) { c.Addr, c.Pin, c.dial, c.other = addr, pin, dial, true }
+}
+
 // Start runs a coordinator for the world's network, on an empty store. Nothing
 // is published.
 func Start(tb testing.TB, w *netmaptest.World, options ...Option) *Coordinator {
@@ -85,6 +95,9 @@ func Start(tb testing.TB, w *netmaptest.World, options ...Option) *Coordinator {
 	c := &Coordinator{tb: tb, World: w, dir: tb.TempDir(), id: key.NewIdentity(), log: slog.New(slog.DiscardHandler)}
 	for _, o := range options {
 		o(c)
+	}
+	if c.other {
+		return c
 	}
 	c.Pin = c.id.Public()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -139,6 +152,9 @@ func (c *Coordinator) Stop() {
 // directory at the same address.
 func (c *Coordinator) Restart() {
 	c.tb.Helper()
+	if c.other {
+		c.tb.Fatal("restart coordinator: another process runs it")
+	}
 	c.Stop()
 	l, err := net.Listen("tcp", c.Addr)
 	if err != nil {
@@ -160,7 +176,7 @@ func (c *Coordinator) JoinString() papers.JoinString {
 // Client meets the coordinator as the holder of that key. Its connections end
 // with the test.
 func (c *Coordinator) Client(self key.IdentityPrivate) *http.Client {
-	t := &http.Transport{TLSClientConfig: tlskey.ClientConfig(self, c.Pin), ForceAttemptHTTP2: true}
+	t := &http.Transport{TLSClientConfig: tlskey.ClientConfig(self, c.Pin), ForceAttemptHTTP2: true, DialContext: c.dial}
 	c.tb.Cleanup(t.CloseIdleConnections)
 	return &http.Client{Transport: t}
 }
