@@ -45,6 +45,12 @@ type Config struct {
 	// Gone, which may be nil, is told of nodes that a packet was for and that
 	// are not connected to this relay. Calls come from Receive's goroutine.
 	Gone func(node key.NodeID)
+	// Here, which may be nil, is told of nodes that a packet was for within the
+	// last 30 seconds, that were not connected to this relay, and that now are:
+	// what was dropped can be sent again. Each is told of once, after the Gone
+	// of that packet if there was one; a relay may leave some out. Calls come
+	// from Receive's goroutine.
+	Here func(node key.NodeID)
 
 	Log *slog.Logger // nil logs nothing
 	// Dial, which may be nil, opens the TCP connection.

@@ -195,6 +195,14 @@ func (s *session) read() error {
 			if c.cfg.Gone != nil {
 				c.cfg.Gone(node)
 			}
+		case frame.Here:
+			node, err := frame.ParseHere(body)
+			if err != nil {
+				return err
+			}
+			if c.cfg.Here != nil {
+				c.cfg.Here(node)
+			}
 		case frame.Welcome:
 			_, until, err := frame.ParseWelcome(body)
 			if err != nil {

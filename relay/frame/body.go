@@ -139,6 +139,19 @@ func ParseGone(body []byte) (node key.NodeID, err error) {
 	return key.NodeID(body), nil
 }
 
+// AppendHere appends the notice that node has come.
+func AppendHere(b []byte, node key.NodeID) []byte {
+	return append(header(b, Here, NodeSize), node[:]...)
+}
+
+// ParseHere reads the node that has come.
+func ParseHere(body []byte) (node key.NodeID, err error) {
+	if err := within(Here, body); err != nil {
+		return node, err
+	}
+	return key.NodeID(body), nil
+}
+
 // maxDrain bounds the durations of a drain: a relay that wants to be left
 // alone for longer is taken out of the signed relays leaf.
 const maxDrain = time.Hour

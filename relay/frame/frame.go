@@ -62,6 +62,7 @@
 //	0x24  gone     R→N   node id 32: a packet to it was dropped, it is not here
 //	0x25  drain    R→N   after 4 · spread 4, milliseconds, each at most an hour
 //	0x26  pong     R→N   token 8
+//	0xa7  here     R→N   node id 32: a node that the receiver was sending to has come
 //
 // A type with the bit 0x80 set may be skipped by a receiver that does not know
 // it. Retired numbers: none.
@@ -71,6 +72,16 @@
 // to one node, so that it cannot be used to make traffic. After drain the node
 // leaves at a moment chosen evenly between after and after+spread, and
 // connects again at once, here or elsewhere.
+//
+// Here says that the node named has connected to this relay, and that a packet
+// of the receiver's to it was dropped less than 30 seconds ago because it was
+// not here, whether or not a gone told so. It lets the receiver repeat at once
+// what it would otherwise repeat after seconds. Each such packet, or run of
+// them, earns at most one here. The relay remembers the 64 nodes a client was
+// last without, forgets them when the client leaves, and sends at most 64 at
+// once and 20 a second to one client; it may forget more when many clients
+// miss many nodes. A client that needs the other therefore goes on trying on
+// its own, and one that knows no here loses only time.
 //
 // # Packets
 //
@@ -113,9 +124,9 @@
 // # Versions
 //
 // The version in hello and welcome is the newest that the sender speaks; both
-// then speak the lower one.
+// then speak the lower one. What may be skipped needs no new version.
 //
-//	1  2026-11  as above
+//	1  2026-11  as above; here was added later, and may be skipped
 package frame
 
 import "fmt"
@@ -158,6 +169,7 @@ const (
 	Gone    Type = 0x24 // node id
 	Drain   Type = 0x25 // after, spread
 	Pong    Type = 0x26 // token
+	Here    Type = 0xa7 // node id; the first that older nodes skip
 )
 
 // ignorable marks a type that a receiver may skip if it does not know it.
@@ -214,6 +226,8 @@ func rules(t Type) (rule, bool) {
 		return rule{"drain", Relay, 8, 8}, true
 	case Pong:
 		return rule{"pong", Relay, 8, 8}, true
+	case Here:
+		return rule{"here", Relay, NodeSize, NodeSize}, true
 	}
 	return rule{}, false
 }

@@ -29,7 +29,10 @@ type conn struct {
 	fr       *frame.Reader
 	gone     *rate.Limiter // notices that a destination is not here
 	renewals *rate.Limiter // papers sent anew
+	wishes   []*wish       // at most perClient; which of them are linked the table knows
+	oldest   int           // of wishes, when they are perClient
 
+	here      *rate.Limiter // notices that a node has come
 	takeovers *rate.Limiter // shared by the successive connections of one node; guarded by the table
 	refused   atomic.Bool
 	until     atomic.Int64 // end of the admission, Unix seconds
@@ -49,6 +52,7 @@ func (c *conn) serve() error {
 	written := make(chan error, 1)
 	go func() { written <- c.write() }()
 	err := c.read()
+	c.forgetWishes()
 	var d *frame.Defect
 	if errors.As(err, &d) {
 		c.refuse(&frame.Refusal{Kind: frame.Violation, Text: d.Error()})
@@ -181,11 +185,10 @@ func (c *conn) forward(body []byte) {
 	}
 	d := c.s.table.get(dst)
 	if d == nil {
-		n.dropped[dropUnknown].Add(1)
-		if c.gone.Allow() {
-			c.box.Control(frame.AppendGone(make([]byte, 0, 64), dst))
+		if d = c.want(dst); d == nil {
+			n.dropped[dropUnknown].Add(1)
+			return
 		}
-		return
 	}
 	p := outbox.Get(frame.HeaderSize + frame.NodeSize + len(packet))
 	p.Frame = frame.AppendRecv(p.Frame, c.node, packet)

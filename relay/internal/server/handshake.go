@@ -78,6 +78,7 @@ func (s *Server) handle(ctx context.Context, raw net.Conn, leave func()) {
 		fr:        frame.NewReader(br, frame.Node),
 		box:       outbox.New(s.budget, &s.queues, maxControl),
 		gone:      rate.NewLimiter(3, 3),
+		here:      rate.NewLimiter(hereRate, hereBurst),
 		renewals:  rate.NewLimiter(1, 5),
 		takeovers: rate.NewLimiter(rate.Every(10*time.Second), 5),
 	}
@@ -197,13 +198,14 @@ func (c *conn) hello() error {
 		return &frame.Refusal{Kind: frame.Busy}
 	}
 	c.box.Control(frame.AppendWelcome(nil, frame.Version, until))
-	old, ok := c.s.table.put(c)
+	old, wished, ok := c.s.table.put(c, c.s.now())
 	if !ok {
 		return &frame.Refusal{Kind: frame.Busy, Text: "this identity connects from several places; give the copy a key of its own"}
 	}
 	if old != nil {
 		old.refuse(&frame.Refusal{Kind: frame.Replaced})
 	}
+	c.s.grant(c.node, wished)
 	// A Recheck that began after this node was judged may have looked through
 	// the table before the node was in it.
 	if c.s.rechecks.Load() != rechecks {

@@ -16,12 +16,13 @@ const (
 	dropForeign drop = iota // not a packet that a relay carries
 	dropSelf                // addressed to its sender
 	dropUnknown             // the destination is not connected
-	dropControl             // a pong for a client that does not read
+	dropControl             // a pong or a notice for a client that does not read
+	dropHere                // a notice to a client that is told of too many
 	dropKinds
 )
 
 func (d drop) String() string {
-	return [...]string{"foreign", "self", "not_connected", "control_full"}[d]
+	return [...]string{"foreign", "self", "not_connected", "control_full", "here_limited"}[d]
 }
 
 // phases are where a stranger's connection can end.
@@ -36,6 +37,8 @@ type counts struct {
 	turnedAway [turnedAwayKinds]atomic.Uint64
 	strangers  [len(phases)]atomic.Uint64
 	kinds      [frame.Busy + 1]atomic.Uint64 // refusals
+	heres      atomic.Uint64                 // notices that a node has come
+	unwished   atomic.Uint64                 // wishes not remembered: maxWishes
 }
 
 func (c *counts) refused(k frame.Kind) {
@@ -63,14 +66,18 @@ var (
 	descRefused  = prometheus.NewDesc("writ_relay_refused_total", "Nodes refused or disconnected, by the kind they were told.", []string{"kind"}, nil)
 	descPackets  = prometheus.NewDesc("writ_relay_packets_total", "Packets received from nodes.", nil, nil)
 	descBytes    = prometheus.NewDesc("writ_relay_bytes_total", "Bytes of packets received from nodes.", nil, nil)
-	descDropped  = prometheus.NewDesc("writ_relay_dropped_total", "Packets received and not forwarded, by reason.", []string{"reason"}, nil)
+	descWishes   = prometheus.NewDesc("writ_relay_wishes", "Notices that the relay owes to clients when a node connects.", nil, nil)
+	descUnwished = prometheus.NewDesc("writ_relay_forgotten_wishes_total", "Notices that the relay will not give because it owed too many.", nil, nil)
+	descHeres    = prometheus.NewDesc("writ_relay_here_notices_total", "Clients told that a node they were sending to has connected.", nil, nil)
+	descDropped  = prometheus.NewDesc("writ_relay_dropped_total", "Packets and notices not forwarded, by reason.", []string{"reason"}, nil)
 )
 
 // A collector publishes a Server's counts.
 type collector struct{ s *Server }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descClients, descQueued, descAccepted, descTurned, descStranger, descRefused, descPackets, descBytes, descDropped} {
+	for _, d := range []*prometheus.Desc{descClients, descQueued, descAccepted, descTurned, descStranger, descRefused, descPackets, descBytes, descDropped,
+		descWishes, descUnwished, descHeres} {
 		ch <- d
 	}
 }
@@ -85,6 +92,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descClients, float64(s.table.len()))
 	gauge(descQueued, float64(s.budget.Used()))
+	gauge(descWishes, float64(s.table.wishes.Load()))
+	count(descUnwished, n.unwished.Load())
+	count(descHeres, n.heres.Load())
 	count(descAccepted, n.accepted.Load())
 	count(descPackets, n.packets.Load())
 	count(descBytes, n.bytes.Load())

@@ -25,6 +25,13 @@
 // One identity has one connection. The newest wins, because the older one is
 // usually a socket whose network is gone; when two fight over an identity (a
 // copied disk), the newcomer is told to wait.
+//
+// # Who is waited for
+//
+// A client whose packet is for a node that is not connected is told so (gone),
+// and the wish to hear of the node is kept in the table (see wish). Whether a
+// node is connected and who wishes for it changes under one lock: a packet is
+// forwarded, or its sender hears of the node, and nothing falls between.
 package server
 
 import (
@@ -311,7 +318,8 @@ func (s *Server) Recheck() {
 	}
 }
 
-// sweep ends the connections of nodes whose admission has ended. It compares
+// sweep ends the connections of nodes whose admission has ended, and wishes that
+// are too old. It compares
 // with the wall clock every second, rather than set timers, so that a clock
 // that is set forward is noticed.
 func (s *Server) sweep(ctx context.Context) {
@@ -323,6 +331,7 @@ func (s *Server) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		s.table.forget(s.now())
 		now := time.Now().Unix()
 		for _, c := range s.table.all() {
 			if c.until.Load() <= now {
