@@ -5,55 +5,112 @@
 //
 // WireGuard keeps one endpoint per peer and moves it to wherever the last
 // authenticated packet came from. In a mesh a peer is reached over several
-// paths at once (its home relay now, one or more direct ones when they are
-// proved), and which of them is best is not WireGuard's to say. So the endpoint
-// that WireGuard sees is the peer's node id, it never moves, and the path is
-// picked for each batch of packets by the Sender.
+// paths at once (its home relay, and direct ones by UDP when they are proved),
+// and which of them is best is not WireGuard's to say. So the endpoint that
+// WireGuard sees is the peer's node id, it never moves, and the path is what Use
+// said last.
 //
 // # Flow
 //
-//  1. The tunnel configures a peer with "endpoint=nid:…"; ParseEndpoint makes
-//     the node known and answers with its Endpoint.
-//  2. Outwards, WireGuard calls Send with up to 128 packets for one Endpoint;
-//     Send hands them to the Sender with the node id. The Sender picks the path.
-//  3. Inwards, whoever received a packet (the relay client's callback) calls
-//     Deliver with the node it came from. Deliver copies it into a bounded
-//     queue; the receive function that Open returned drains it in batches.
-//  4. A packet from a node that no peer has as its endpoint goes to
-//     Config.Unknown, which may configure the peer and Deliver the packet again
-//     from another goroutine. Without Unknown it is dropped and counted.
-//  5. When a path to a node appears, Retry sends the handshake message that the
-//     node has not answered yet, so that traffic which waited does not wait for
-//     WireGuard's own retransmission, five seconds later.
+//		                     Use, Sleep, Learn, Unlearn
+//		                               │
+//		WireGuard ── Send ──► choice of the peer ──► Sender (relay)
+//		                               └───────────► UDP sockets
+//		WireGuard ◄── queue ◄── Deliver (relay)
+//		WireGuard ◄── address → node ◄── UDP sockets ──► Control (probes, STUN)
 //
-// # Where UDP goes
+//	 1. The tunnel configures a peer with "endpoint=nid:…"; ParseEndpoint makes
+//	    the node known and answers with its Endpoint.
+//	 2. Outwards, WireGuard calls Send with up to 128 packets for one Endpoint.
+//	    They go where Use said: by UDP, by the Sender, or by both. Nothing said is
+//	    by the Sender.
+//	 3. Inwards by relay, whoever received a packet (the relay client's callback)
+//	    calls Deliver with the node it came from. Deliver copies it into a bounded
+//	    queue; the receive function that Open returned drains it in batches.
+//	 4. Inwards by UDP, Open's other receive functions look at every packet, see
+//	    "What comes by UDP".
+//	 5. A packet from a node that no peer has as its endpoint goes to
+//	    Config.Unknown, which may configure the peer and Deliver the packet again
+//	    from another goroutine. Without Unknown it is dropped and counted.
+//	 6. When a path to a node appears, Retry sends the handshake message that the
+//	    node has not answered yet, so that traffic which waited does not wait for
+//	    WireGuard's own retransmission, five seconds later.
 //
-// Direct paths live inside this Bind: it wraps conn.NewStdNetBind, Open appends
-// that bind's receive functions to the queue's (packets that are the path
-// engine's own, or of another kind, get size 0; the others get the Endpoint of
-// the node that the path was proved for), and Send asks the path engine before
-// it falls back to the Sender. Nothing outside the package changes for it.
+// # Asleep and awake
+//
+// A node whose Choice is zero is asleep: its packets go by relay, and the first
+// packet of WireGuard to or from it wakes it. Config.Woken is then called, once,
+// until Use with a zero Choice or Sleep arms it again. A node of which nothing
+// was ever said is asleep.
+//
+// # Where packets go
+//
+//	Choice                    data       handshake
+//	zero, or relay            relay      relay
+//	direct and relay          both       both
+//	direct                    direct     both
+//
+// A handshake message (WireGuard's types 1, 2 and 3, each sent alone) always
+// goes by relay too: one that is lost costs five seconds, and one that arrives
+// from an address its receiver does not know cannot be told whose it is before
+// WireGuard has spent a Diffie-Hellman on it. What arrives twice is dropped by
+// WireGuard's replay window.
+//
+// When the socket refuses a batch, the batch goes by relay at once, and
+// Config.Failed is told of the first of consecutive refusals. A source address
+// that the kernel no longer has is not a refusal: the batch is sent once more
+// with a source of the kernel's choice. When both paths are asked, Send fails
+// only if both refuse.
+//
+// # What comes by UDP
+//
+//	first bytes                                 length            to
+//	04 00 00 00                                 32 … 9216         WireGuard: data
+//	01 00 00 00, 02 00 00 00, 03 00 00 00       148, 92, 64       WireGuard: handshake
+//	"writd" 01                                  7 … 9216          Control: the path engine's
+//	0x xx, then 21 12 a4 42 at 4                20 … 9216         Control: STUN (RFC 8489)
+//	anything else                                                 dropped, counted as Foreign
+//
+// A packet for WireGuard gets the Endpoint of the node that the address was
+// learned for, or goes to Config.Unknown if that node is not configured. From an
+// address that was never learned it goes to WireGuard as a stranger's: WireGuard
+// tells by its keys who it is, and its answer goes to the node, not to the
+// address. A stranger's endpoint has the real address, so that WireGuard's limit
+// of handshakes per address holds, and Send refuses it: a cookie for a stranger
+// is not sent, the copy of the handshake that came by relay gets one.
+//
+// # Source addresses
+//
+// On a host with several addresses an answer must leave from the address that
+// was asked, or no NAT lets it pass. For each address that is learned or in use,
+// and for the last 256 others that a packet of the path engine came from, the
+// Bind remembers which local address the last packet came to, and sends from
+// there. Open, ClearSources and Endpoint.ClearSrc forget it.
 //
 // # Promises
 //
-// The source that Deliver is told is a claim of whoever carried the packet.
-// Nothing rests on it: WireGuard authenticates every packet by its keys, and an
-// endpoint does not roam. A false claim costs its author's victim at most one
-// retransmission of a handshake.
+// The source that Deliver is told is a claim of whoever carried the packet, and
+// so is the source address of a UDP packet. Nothing rests on either: WireGuard
+// authenticates every packet by its keys, and an endpoint does not roam. A false
+// claim costs its author's victim at most one retransmission of a handshake,
+// some counts in Traffic, and a source address that the next true packet puts
+// right; who chooses paths by these must ask authenticated probes as well.
 //
 // Deliver never blocks, and allocates nothing per packet once the queue has been
-// full. Send never blocks if the Sender does not. After Close, and until the
-// next Open, every packet is dropped and counted; none of an earlier opening is
-// seen by a later one. The Bind has no goroutine of its own.
+// full. Send never blocks if the Sender does not and the socket's buffer has
+// room. After Close, and until the next Open, every packet is dropped and
+// counted; none of an earlier opening is seen by a later one. The port stays the
+// same from opening to opening while it can be had. The Bind has no goroutine of
+// its own.
 package bind
 
 import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 
@@ -85,26 +142,53 @@ type Sender interface {
 	Send(dst key.NodeID, pkts [][]byte) error
 }
 
-// Config is what a Bind is made of.
+// Config is what a Bind is made of. Its functions run on the goroutines that
+// carry packets: they must not block, call back into the Bind, or keep a packet.
 type Config struct {
-	// Sender carries what WireGuard sends. Required.
+	// Sender carries what WireGuard sends by relay. Required.
 	Sender Sender
 
-	// Unknown is told of a packet from a node that is no peer's endpoint. It
-	// runs on Deliver's goroutine, must not block, and keeps pkt only as a copy.
-	// Nil: such packets are dropped. Every one of them is counted either way.
+	// Unknown is told of a packet from a node that is no peer's endpoint. Nil:
+	// such packets are dropped. Every one of them is counted either way.
 	Unknown func(src key.NodeID, pkt []byte)
+
+	// UDP opens a socket for IPv4 and one for IPv6. False: there is the relay
+	// only, and Use's direct paths are ignored.
+	UDP bool
+
+	// Port is the sockets' port. Zero: one that is free, and the same again at
+	// later openings if it still is.
+	Port uint16
+
+	// Control is given what came by UDP for the path engine: its own packets and
+	// answers of STUN servers, unauthenticated. Nil: they are dropped.
+	Control func(src netip.AddrPort, pkt []byte)
+
+	// Woken is told of the first packet of WireGuard to or from a node that was
+	// asleep. Nil: nobody is told.
+	Woken func(id key.NodeID)
+
+	// Failed is told that the socket refused a packet for id at to, which then
+	// went by relay. It is told again only after a packet was taken in between,
+	// or after Use named another path. Nil: nobody is told.
+	Failed func(id key.NodeID, to netip.AddrPort, err error)
 }
 
-// Stats are counts since the Bind was made.
+// Stats are counts of packets since the Bind was made.
 type Stats struct {
-	Delivered uint64 // packets taken into the queue
+	Delivered uint64 // taken into the queue
 	Full      uint64 // dropped: the queue was full
 	Closed    uint64 // dropped: the Bind was closed
 	Size      uint64 // dropped: empty or longer than MaxPacket
 	Unknown   uint64 // from a node that is no peer's endpoint
-	Unsent    uint64 // packets that the Sender refused
+	Unsent    uint64 // that no path took
 	Retried   uint64 // handshake messages sent again by Retry
+
+	Refused   uint64 // that the socket refused; they went by relay
+	Control   uint64 // by UDP: the path engine's
+	Strangers uint64 // by UDP: WireGuard's, from an address that was not learned
+	Foreign   uint64 // by UDP: dropped, of no known kind
+	Unread    uint64 // by UDP: reads that yielded nothing but an error
 }
 
 // A Bind is a conn.Bind whose endpoints are nodes.
@@ -112,12 +196,18 @@ type Bind struct {
 	// set at construction
 	sender  Sender
 	unknown func(src key.NodeID, pkt []byte)
+	woken   func(id key.NodeID)
 	queue   queue
+	udp     udp // of no use unless Config.UDP
 
-	mu        sync.RWMutex // guards endpoints
-	endpoints map[key.NodeID]*Endpoint
+	life sync.Mutex // one Open, Close or SetMark at a time
 
-	strangers, unsent, retried atomic.Uint64
+	mu sync.RWMutex // guards the fields below, and what they say of themselves
+
+	peers map[key.NodeID]*peer
+	book  book
+
+	nodeless, unsent, retried, refused atomic.Uint64
 }
 
 var _ conn.Bind = (*Bind)(nil)
@@ -127,52 +217,84 @@ func New(cfg Config) (*Bind, error) {
 	if cfg.Sender == nil {
 		return nil, errors.New("new bind: no sender")
 	}
+	if cfg.Port != 0 && !cfg.UDP {
+		return nil, fmt.Errorf("new bind: port %d without UDP", cfg.Port)
+	}
 	b := &Bind{
-		sender:    cfg.Sender,
-		unknown:   cfg.Unknown,
-		endpoints: make(map[key.NodeID]*Endpoint),
+		sender:  cfg.Sender,
+		unknown: cfg.Unknown,
+		woken:   cfg.Woken,
+		peers:   make(map[key.NodeID]*peer),
 	}
 	b.queue.init(QueueLength)
+	b.book.init()
+	b.udp.init(cfg)
 	return b, nil
 }
 
-// Open makes the Bind ready to receive. There is no port: port is handed back
-// as it came.
+// Open makes the Bind ready to receive, with the port that Config says. Without
+// UDP there is none, and port is handed back as it came.
+//
+// The first opening fails if there can be no socket. A later one then does
+// without: an error would take the relay from WireGuard too. UDPError says why.
 func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	b.life.Lock()
+	defer b.life.Unlock()
 	opening, ok := b.queue.open()
 	if !ok {
 		return nil, 0, conn.ErrBindAlreadyOpen
 	}
 	r := &receiver{queue: &b.queue, opening: opening}
-	return []conn.ReceiveFunc{r.receive}, port, nil
+	fns := []conn.ReceiveFunc{r.receive}
+	if b.udp.std == nil {
+		return fns, port, nil
+	}
+	b.ClearSources()
+	direct, port, err := b.udp.open(port)
+	if err != nil {
+		b.queue.close()
+		return nil, 0, err
+	}
+	for _, fn := range direct {
+		r := &udpReceiver{bind: b, fn: fn}
+		fns = append(fns, r.receive)
+	}
+	return fns, port, nil
 }
 
 // Close ends the receive functions of the current opening. Closing a closed
 // Bind does nothing.
 func (b *Bind) Close() error {
+	b.life.Lock()
+	defer b.life.Unlock()
+	err := b.udp.close()
 	b.queue.close()
-	return nil
+	return err
 }
 
-// SetMark does nothing: a mark belongs to a socket, and the paths own theirs.
-func (b *Bind) SetMark(uint32) error { return nil }
+// SetMark sets the mark of the sockets' packets.
+func (b *Bind) SetMark(mark uint32) error {
+	b.life.Lock()
+	defer b.life.Unlock()
+	if b.udp.std == nil {
+		return nil
+	}
+	return b.udp.std.SetMark(mark)
+}
+
+// LocalPort is the port of the sockets; zero while there are none.
+func (b *Bind) LocalPort() uint16 { return uint16(b.udp.port.Load()) }
+
+// UDPError is why the current opening has no sockets; nil if it has them, or is
+// to have none.
+func (b *Bind) UDPError() error {
+	b.life.Lock()
+	defer b.life.Unlock()
+	return b.udp.err
+}
 
 // BatchSize is the constant of that name.
 func (b *Bind) BatchSize() int { return BatchSize }
-
-// Send hands packets to the Sender.
-func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
-	e, ok := ep.(*Endpoint)
-	if !ok {
-		return conn.ErrWrongEndpointType
-	}
-	e.sending(bufs)
-	if err := b.sender.Send(e.id, bufs); err != nil {
-		b.unsent.Add(uint64(len(bufs)))
-		return fmt.Errorf("send to %s: %w", e.id.Short(), err)
-	}
-	return nil
-}
 
 // ParseEndpoint makes the node that s names known, and returns its Endpoint:
 // the same one for the same node, until Forget.
@@ -183,87 +305,81 @@ func (b *Bind) ParseEndpoint(s string) (conn.Endpoint, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e := b.endpoints[id]
-	if e == nil {
-		e = newEndpoint(id)
-		b.endpoints[id] = e
+	p := b.peer(id)
+	if p.endpoint == nil {
+		p.endpoint = newEndpoint(p)
+		b.book.changed()
 	}
-	return e, nil
+	return p.endpoint, nil
 }
 
 // Forget undoes ParseEndpoint: packets from id are an unknown node's again. The
-// tunnel calls it for a peer it removed.
+// tunnel calls it for a peer it removed. What Use and Learn said of the node
+// stays, see Remove.
 func (b *Bind) Forget(id key.NodeID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.endpoints, id)
+	p := b.peers[id]
+	if p == nil || p.endpoint == nil {
+		return
+	}
+	p.endpoint = nil
+	b.book.changed()
+	if !p.followed {
+		delete(b.peers, id)
+	}
 }
 
-func (b *Bind) endpoint(id key.NodeID) *Endpoint {
+// find is the node and its Endpoint; nil when it is not configured.
+func (b *Bind) find(id key.NodeID) *Endpoint {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	return b.endpoints[id]
+	if p := b.peers[id]; p != nil {
+		return p.endpoint
+	}
+	return nil
 }
 
-// Deliver takes a packet that arrived from src. It copies pkt and never blocks.
+// Deliver takes a packet that arrived from src by relay. It copies pkt and never
+// blocks.
 func (b *Bind) Deliver(src key.NodeID, pkt []byte) {
-	e := b.endpoint(src)
+	e := b.find(src)
 	if e == nil {
-		b.strangers.Add(1)
-		if b.unknown != nil && len(pkt) > 0 && len(pkt) <= MaxPacket {
-			b.unknown(src, pkt)
-		}
+		b.stray(src, pkt)
 		return
 	}
-	if b.queue.put(e, pkt) {
+	if !b.queue.put(e, pkt) {
+		return
+	}
+	switch Classify(pkt) {
+	case Data:
+		e.peer.relayReceived.add(1, len(pkt))
+		fallthrough
+	case Handshake:
 		e.received(pkt)
+		b.wake(e.peer)
 	}
 }
 
-// Retry sends the handshake message that dst has not answered, if there is one
-// and it is still young enough for dst to take it. It is called when a path to
-// dst appears: its own relay connection is up, dst came online, a direct path
-// was proved.
-func (b *Bind) Retry(dst key.NodeID) {
-	if e := b.endpoint(dst); e != nil {
-		b.retry(e)
+// stray gives a packet of a node that is not configured to whoever may do so.
+func (b *Bind) stray(src key.NodeID, pkt []byte) {
+	b.nodeless.Add(1)
+	if b.unknown != nil && len(pkt) > 0 && len(pkt) <= MaxPacket {
+		b.unknown(src, pkt)
 	}
-}
-
-// RetryAll does what Retry does, for every node: when this node's own
-// connection came back.
-func (b *Bind) RetryAll() {
-	b.mu.RLock()
-	var waiting []*Endpoint
-	for _, e := range b.endpoints {
-		if e.held.Load() != nil {
-			waiting = append(waiting, e)
-		}
-	}
-	b.mu.RUnlock()
-	for _, e := range waiting {
-		b.retry(e)
-	}
-}
-
-func (b *Bind) retry(e *Endpoint) {
-	msg := e.unanswered(time.Now())
-	if msg == nil {
-		return
-	}
-	if err := b.sender.Send(e.id, [][]byte{msg}); err != nil {
-		b.unsent.Add(1)
-		return
-	}
-	b.retried.Add(1)
 }
 
 // Stats returns the counts so far.
 func (b *Bind) Stats() Stats {
 	s := b.queue.stats()
-	s.Unknown = b.strangers.Load()
+	s.Unknown = b.nodeless.Load()
 	s.Unsent = b.unsent.Load()
 	s.Retried = b.retried.Load()
+	s.Refused = b.refused.Load()
+	s.Control = b.udp.control.Load()
+	s.Strangers = b.udp.strangers.Load()
+	s.Foreign = b.udp.foreign.Load()
+	s.Unread = b.udp.unread.Load()
 	return s
 }
 

@@ -19,7 +19,7 @@ const holdFor = device.RekeyTimeout + device.RekeyTimeoutJitterMaxMs*time.Millis
 
 // An Endpoint is a node as WireGuard sees it. It never changes what it names.
 type Endpoint struct {
-	id   key.NodeID
+	peer *peer
 	addr netip.Addr // see DstIP
 
 	// held is the last handshake message sent that has seen no answer; nil when
@@ -35,33 +35,38 @@ type handshake struct {
 
 var _ conn.Endpoint = (*Endpoint)(nil)
 
-func newEndpoint(id key.NodeID) *Endpoint {
-	a := [16]byte(id[:16])
+func newEndpoint(p *peer) *Endpoint {
+	a := [16]byte(p.id[:16])
 	a[0] = 0xfd
-	return &Endpoint{id: id, addr: netip.AddrFrom16(a)}
+	return &Endpoint{peer: p, addr: netip.AddrFrom16(a)}
 }
 
 // Node is the node that the endpoint names.
-func (e *Endpoint) Node() key.NodeID { return e.id }
+func (e *Endpoint) Node() key.NodeID { return e.peer.id }
 
-// ClearSrc does nothing: a path has its own source address.
-func (e *Endpoint) ClearSrc() {}
+// ClearSrc forgets the local address that the direct path sends from. WireGuard
+// calls it when the sockets or their mark changed.
+func (e *Endpoint) ClearSrc() {
+	if r := e.peer.route.Load(); r.to != nil {
+		r.to.clear()
+	}
+}
 
-// SrcToString is empty, see ClearSrc.
+// SrcToString is empty: each path has a local address of its own.
 func (e *Endpoint) SrcToString() string { return "" }
 
 // DstToString is the text that ParseEndpoint reads.
-func (e *Endpoint) DstToString() string { return e.id.String() }
+func (e *Endpoint) DstToString() string { return e.peer.id.String() }
 
 // DstToBytes are what a cookie of WireGuard is bound to: the node, by whichever
 // path its packets come.
-func (e *Endpoint) DstToBytes() []byte { return e.id[:] }
+func (e *Endpoint) DstToBytes() []byte { return e.peer.id[:] }
 
 // DstIP is no address of the node. WireGuard limits handshakes per address under
 // load; this one is made of the node id, so that the limit is per node.
 func (e *Endpoint) DstIP() netip.Addr { return e.addr }
 
-// SrcIP is not known, see ClearSrc.
+// SrcIP is not known, see SrcToString.
 func (e *Endpoint) SrcIP() netip.Addr { return netip.Addr{} }
 
 // messageType is the type of a WireGuard message, or 0 when pkt is none.
