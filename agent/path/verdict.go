@@ -1,0 +1,189 @@
+package path
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/writmesh/writ/agent/disco"
+	"github.com/writmesh/writ/coordinator/key"
+)
+
+// maxTransitions is how many changes of a peer's path are remembered.
+const maxTransitions = 16
+
+// A Verdict is what is known of the path to a peer.
+type Verdict struct {
+	State       State
+	Since       time.Time
+	Choice      Choice
+	RTT         time.Duration // of the direct path in use; zero: none
+	RelayRTT    time.Duration // as last measured by Probe; zero: not measured
+	Mapping     disco.Mapping // of the peer's NAT, as it says
+	Candidates  []Candidate
+	Why         string // the fact that blocks a direct path; empty when one is in use
+	Transitions []Transition
+}
+
+// A Candidate is what is known of one of a peer's addresses.
+type Candidate struct {
+	Addr     netip.AddrPort
+	Kind     string        // how it is known: static, interface, reflexive, observed
+	InUse    bool          // data goes there
+	Proved   bool          // it works both ways
+	RTT      time.Duration // zero: never answered
+	Loss     float64       // part of the last 20 pings while it worked
+	LastPong time.Time     // zero: never
+	Result   string        // in words
+}
+
+// A Transition is a change of a peer's path.
+type Transition struct {
+	At   time.Time
+	From State
+	To   State
+	Addr netip.AddrPort // of the direct path afterwards; zero: none
+	Why  string
+}
+
+// note remembers a transition.
+func (p *peer) note(to State, why string) {
+	t := Transition{At: p.e.now, From: p.state, To: to, Why: why}
+	if p.using != nil {
+		t.Addr = p.using.addr
+	}
+	if len(p.transitions) == maxTransitions {
+		copy(p.transitions, p.transitions[1:])
+		p.transitions = p.transitions[:maxTransitions-1]
+	}
+	p.transitions = append(p.transitions, t)
+}
+
+// Verdict says what is known of the path to a peer. It is the zero Verdict, but
+// for Why, for a node that is no peer.
+func (e *Engine) Verdict(id key.NodeID) Verdict {
+	p := e.peers[id]
+	if p == nil {
+		return Verdict{Why: "not a peer"}
+	}
+	v := Verdict{
+		State:       p.state,
+		Since:       p.since,
+		Choice:      p.choice,
+		RelayRTT:    p.relayRTT,
+		Mapping:     p.mapping,
+		Why:         p.why(),
+		Transitions: append([]Transition(nil), p.transitions...),
+	}
+	if p.using != nil {
+		v.RTT = p.using.rtt
+	}
+	for _, c := range p.candidates {
+		v.Candidates = append(v.Candidates, Candidate{
+			Addr:     c.addr,
+			Kind:     c.kind(),
+			InUse:    c == p.using,
+			Proved:   c.proved(),
+			RTT:      c.rtt,
+			Loss:     c.losses.ratio(),
+			LastPong: c.lastPong,
+			Result:   c.result(),
+		})
+	}
+	return v
+}
+
+// kind is how c is known.
+func (c *candidate) kind() string {
+	switch {
+	case c.static:
+		return "static"
+	case c.listed != 0:
+		return c.listed.String()
+	}
+	return "observed"
+}
+
+// result is what became of c, in words.
+func (c *candidate) result() string {
+	p := c.peer
+	switch {
+	case c == p.using && p.state == Direct:
+		return "in use"
+	case c == p.using:
+		return "in use beside the relay"
+	case p.e.now.Before(c.barredUntil):
+		return "pings pass, WireGuard does not"
+	case c.refusal != "":
+		return "the socket refuses: " + c.refusal
+	case c.foreign:
+		return "answers, but is another peer's"
+	case c.mine && c.theirs:
+		return "works both ways"
+	case c.mine:
+		return "answers, but the peer's own pings have no answer"
+	case c.theirs:
+		return fmt.Sprintf("the peer's pings are answered, %s are not", pings(c.unanswered))
+	case c.unanswered > 0:
+		return "no answer to " + pings(c.unanswered)
+	case !c.lastPong.IsZero():
+		return "answered before"
+	}
+	return "not pinged yet"
+}
+
+func pings(n int) string {
+	if n == 1 {
+		return "1 ping"
+	}
+	return fmt.Sprintf("%d pings", n)
+}
+
+// why is the one fact that blocks a direct path: the first that is true, from
+// what no ping can change to what the pings showed.
+func (p *peer) why() string {
+	e := p.e
+	own, theirs := e.self.Mapping, p.mapping
+	var barred, refused, half, most *candidate
+	for _, c := range p.candidates {
+		switch {
+		case e.now.Before(c.barredUntil):
+			barred = c
+		case c.refusal != "":
+			refused = c
+		case c.mine != c.theirs:
+			half = c
+		}
+		if most == nil || c.unanswered > most.unanswered {
+			most = c
+		}
+	}
+	switch {
+	case p.using != nil:
+		return ""
+	case p.state == Asleep:
+		return "no traffic"
+	case barred != nil:
+		return fmt.Sprintf("pings pass to %v, WireGuard does not: by relay for %v more",
+			barred.addr, barred.barredUntil.Sub(e.now).Round(time.Second))
+	case own == disco.MappingBlocked || e.known && own != disco.MappingUnknown && !e.self.UDP4 && !e.self.UDP6:
+		return "UDP is blocked here"
+	case theirs == disco.MappingBlocked:
+		return "UDP is blocked at the peer"
+	case own == disco.MappingEndpointDependent && theirs == disco.MappingEndpointDependent:
+		return "both NATs have endpoint-dependent mapping"
+	case half != nil:
+		return fmt.Sprintf("%v: %s", half.addr, half.result())
+	case !p.everHeard && len(p.candidates) == 0:
+		return "peer has not told its endpoints"
+	case p.list == 0 && len(p.candidates) == 0:
+		return "peer has no endpoints yet"
+	case len(p.candidates) == 0:
+		return fmt.Sprintf("none of the peer's %d endpoints may be pinged", p.list)
+	case refused != nil && refused.unanswered >= most.unanswered:
+		return fmt.Sprintf("%v: the socket refuses: %s", refused.addr, refused.refusal)
+	case most.unanswered > 0:
+		return fmt.Sprintf("no answer from %v to %s", most.addr, pings(most.unanswered))
+	}
+	return "pings are about to be sent"
+}
