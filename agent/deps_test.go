@@ -44,6 +44,12 @@ func TestDeps(t *testing.T) {
 			"golang.zx2c4.com/wireguard/tai64n":      "of device: handshake timestamps",
 			"golang.zx2c4.com/wireguard/tun":         "the kernel's network device and its interface",
 
+			"github.com/vishvananda/netlink/...": "addresses, routes and rules of the kernel, without running a program",
+			"github.com/vishvananda/netns":       "of vishvananda/netlink: sockets in a network namespace",
+			"github.com/google/nftables/...":     "the node's own packet filter table, without running a program",
+			"github.com/mdlayher/netlink/...":    "of nftables: its messages",
+			"github.com/mdlayher/socket":         "of mdlayher/netlink: its sockets",
+
 			"gvisor.dev/gvisor/pkg/...": "TCP/IP without privileges, for userspace and embedded nodes",
 			"github.com/google/btree":   "of gvisor: reassembly and neighbours",
 			"golang.org/x/time/rate":    "of gvisor: ICMP rate limits",

@@ -84,6 +84,12 @@ var doors = []door{
 		tests:   true,
 		why:     "paths, filter and control know nodes and packets, not a WireGuard implementation",
 	},
+	{
+		outside: []string{"github.com/vishvananda/netlink/...", "github.com/google/nftables/...", "github.com/mdlayher/netlink/..."},
+		doors:   []string{"agent/router/..."},
+		tests:   true,
+		why:     "what of the kernel's network is ours, and is put back, is decided in one place",
+	},
 }
 
 func TestDoors(t *testing.T) {
