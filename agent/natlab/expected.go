@@ -77,9 +77,15 @@ func ExpectedBehind(shared NAT, a, b Kind) Class {
 }
 
 // behind is the kind that a NAT and another one outside it make together: the
-// stricter of both. That is right where the outer one's mapping is at least as
-// independent as its filtering is lax, which [Kinds] and every real carrier's
-// NAT meet; a test compares them with the model.
+// stricter of both.
+//
+// One combination is better than that: an inner NAT with endpoint-independent
+// mapping and address-dependent filtering, and an outer one whose mapping depends
+// on the remote and which filters nothing. The outer one lets everybody in to any
+// of its mappings, and the inner one then lets in whoever has an address that the
+// node wrote to, by whichever mapping of the outer one. Some pairs that the rule
+// sends by relay then meet directly, and none the other way round. Nobody builds
+// it on purpose, so the rule stays short.
 func (k Kind) behind(outer NAT) Kind {
 	k.Mapping = max(k.Mapping, outer.Mapping)
 	k.Filtering = max(k.Filtering, outer.Filtering)
