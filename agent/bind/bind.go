@@ -188,7 +188,6 @@ type Stats struct {
 	Control   uint64 // by UDP: the path engine's
 	Strangers uint64 // by UDP: WireGuard's, from an address that was not learned
 	Foreign   uint64 // by UDP: dropped, of no known kind
-	Unread    uint64 // by UDP: reads that yielded nothing but an error
 }
 
 // A Bind is a conn.Bind whose endpoints are nodes.
@@ -246,20 +245,25 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	}
 	r := &receiver{queue: &b.queue, opening: opening}
 	fns := []conn.ReceiveFunc{r.receive}
-	if b.udp.std == nil {
+	if !b.udp.enabled {
 		return fns, port, nil
 	}
 	b.ClearSources()
-	direct, port, err := b.udp.open(port)
-	if err != nil {
+	sockets, err := b.udp.open(port)
+	switch {
+	case err == nil:
+		for s := range sockets.each {
+			r := &udpReceiver{bind: b, socket: s}
+			fns = append(fns, r.receive)
+		}
+	case b.udp.opened:
+		b.udp.err = err
+		return fns, port, nil
+	default:
 		b.queue.close()
 		return nil, 0, err
 	}
-	for _, fn := range direct {
-		r := &udpReceiver{bind: b, fn: fn}
-		fns = append(fns, r.receive)
-	}
-	return fns, port, nil
+	return fns, sockets.port, nil
 }
 
 // Close ends the receive functions of the current opening. Closing a closed
@@ -276,14 +280,11 @@ func (b *Bind) Close() error {
 func (b *Bind) SetMark(mark uint32) error {
 	b.life.Lock()
 	defer b.life.Unlock()
-	if b.udp.std == nil {
-		return nil
-	}
-	return b.udp.std.SetMark(mark)
+	return b.udp.setMark(mark)
 }
 
 // LocalPort is the port of the sockets; zero while there are none.
-func (b *Bind) LocalPort() uint16 { return uint16(b.udp.port.Load()) }
+func (b *Bind) LocalPort() uint16 { return b.udp.port() }
 
 // UDPError is why the current opening has no sockets; nil if it has them, or is
 // to have none.
@@ -376,10 +377,9 @@ func (b *Bind) Stats() Stats {
 	s.Unsent = b.unsent.Load()
 	s.Retried = b.retried.Load()
 	s.Refused = b.refused.Load()
-	s.Control = b.udp.control.Load()
+	s.Control = b.udp.controls.Load()
 	s.Strangers = b.udp.strangers.Load()
 	s.Foreign = b.udp.foreign.Load()
-	s.Unread = b.udp.unread.Load()
 	return s
 }
 

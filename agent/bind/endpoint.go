@@ -48,7 +48,7 @@ func (e *Endpoint) Node() key.NodeID { return e.peer.id }
 // calls it when the sockets or their mark changed.
 func (e *Endpoint) ClearSrc() {
 	if r := e.peer.route.Load(); r.to != nil {
-		r.to.clear()
+		r.to.local.Store(nil)
 	}
 }
 
@@ -68,6 +68,26 @@ func (e *Endpoint) DstIP() netip.Addr { return e.addr }
 
 // SrcIP is not known, see SrcToString.
 func (e *Endpoint) SrcIP() netip.Addr { return netip.Addr{} }
+
+// A stranger is an address from which WireGuard's packets came, and at which
+// nobody is known. Send refuses it.
+type stranger struct{ addr netip.AddrPort }
+
+var _ conn.Endpoint = (*stranger)(nil)
+
+func (*stranger) ClearSrc()             {}
+func (*stranger) SrcToString() string   { return "" }
+func (*stranger) SrcIP() netip.Addr     { return netip.Addr{} }
+func (s *stranger) DstToString() string { return s.addr.String() }
+
+// DstIP is what WireGuard limits handshakes by.
+func (s *stranger) DstIP() netip.Addr { return s.addr.Addr() }
+
+// DstToBytes are what a cookie is bound to; none is ever sent, see Send.
+func (s *stranger) DstToBytes() []byte {
+	b, _ := s.addr.MarshalBinary() // it fails for no address
+	return b
+}
 
 // messageType is the type of a WireGuard message, or 0 when pkt is none.
 func messageType(pkt []byte) uint32 {

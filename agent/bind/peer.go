@@ -65,7 +65,7 @@ func (b *Bind) wake(p *peer) {
 // what was said before. The zero Choice puts the node to sleep.
 func (b *Bind) Use(id key.NodeID, c path.Choice) {
 	c.Direct = plain(c.Direct)
-	if b.udp.std == nil && c.Direct.IsValid() {
+	if !b.udp.enabled && c.Direct.IsValid() {
 		c = path.Choice{Relay: true}
 	}
 	b.mu.Lock()

@@ -3,8 +3,6 @@ package bind
 import (
 	"net/netip"
 	"sync/atomic"
-
-	"golang.zx2c4.com/wireguard/conn"
 )
 
 // heardLength is how many addresses that nobody learned are remembered for their
@@ -22,42 +20,29 @@ type remote struct {
 	uses  int   // routes that lead to it
 	heard bool  // in book.heard
 
-	// std is addr with the local address to send from, if there was a packet to
-	// tell; never nil. What it points to does not change.
-	std atomic.Pointer[conn.StdNetEndpoint]
+	// local is where the last packet from there came to; nil: there was none, or
+	// the system does not say.
+	local atomic.Pointer[local]
 }
 
-func newRemote(addr netip.AddrPort) *remote {
-	r := &remote{addr: addr}
-	r.std.Store(&conn.StdNetEndpoint{AddrPort: addr})
-	return r
+// unmapped is addr, never as IPv4 within IPv6.
+func unmapped(addr netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 }
 
-// plain is addr as the sockets know it: IPv4 is never within IPv6. An address
-// with a zone is none, the sockets cannot send to it.
+// plain is addr as the sockets know it. An address with a zone is none: the
+// interface that a zone names may be another one tomorrow.
 func plain(addr netip.AddrPort) netip.AddrPort {
-	a := addr.Addr().Unmap()
-	if a.Zone() != "" || addr.Port() == 0 {
+	if addr.Addr().Zone() != "" || addr.Port() == 0 {
 		return netip.AddrPort{}
 	}
-	return netip.AddrPortFrom(a, addr.Port())
+	return unmapped(addr)
 }
 
 // note remembers the local address that a packet from r came to.
-func (r *remote) note(from *conn.StdNetEndpoint) {
-	was := r.std.Load()
-	if src := from.SrcIP(); src.IsValid() && (src != was.SrcIP() || from.SrcIfidx() != was.SrcIfidx()) {
-		if from.AddrPort != r.addr {
-			return // IPv4 within IPv6: another socket's form of it
-		}
-		r.std.Store(from)
-	}
-}
-
-// clear forgets the local address.
-func (r *remote) clear() {
-	if r.std.Load().SrcIP().IsValid() {
-		r.std.Store(&conn.StdNetEndpoint{AddrPort: r.addr})
+func (r *remote) note(to local) {
+	if was := r.local.Load(); to.addr.IsValid() && (was == nil || *was != to) {
+		r.local.Store(&to)
 	}
 }
 
@@ -84,7 +69,7 @@ func (k *book) changed() { k.generation.Add(1) }
 func (k *book) remote(addr netip.AddrPort) *remote {
 	r := k.byAddr[addr]
 	if r == nil {
-		r = newRemote(addr)
+		r = &remote{addr: addr}
 		k.byAddr[addr] = r
 	}
 	return r
@@ -115,9 +100,9 @@ func (k *book) hear(addr netip.AddrPort) *remote {
 
 // heard remembers where a packet of the path engine came to, so that its answer
 // leaves from there.
-func (b *Bind) heard(from *conn.StdNetEndpoint) {
-	addr := plain(from.AddrPort)
-	if !addr.IsValid() || !from.SrcIP().IsValid() {
+func (b *Bind) heard(from *origin) {
+	addr := plain(from.addr)
+	if !addr.IsValid() || !from.to.addr.IsValid() {
 		return
 	}
 	b.mu.RLock()
@@ -128,7 +113,7 @@ func (b *Bind) heard(from *conn.StdNetEndpoint) {
 		r = b.book.hear(addr)
 		b.mu.Unlock()
 	}
-	r.note(from)
+	r.note(from.to)
 }
 
 // ClearSources forgets which local addresses packets came to: the kernel chooses
@@ -137,6 +122,6 @@ func (b *Bind) ClearSources() {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	for _, r := range b.book.byAddr {
-		r.clear()
+		r.local.Store(nil)
 	}
 }

@@ -82,7 +82,7 @@ func (b *Bind) SendTo(addr netip.AddrPort, pkt []byte) error {
 	r := b.book.byAddr[to]
 	b.mu.RUnlock()
 	if r == nil {
-		r = newRemote(to)
+		r = &remote{addr: to}
 	}
 	if err := b.udp.send(r, [][]byte{pkt}); err != nil {
 		return fmt.Errorf("send to %s: %w", to, err)

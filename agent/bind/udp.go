@@ -8,150 +8,172 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"golang.zx2c4.com/wireguard/conn"
-
 	"github.com/writmesh/writ/coordinator/key"
 )
 
-// portTries is how often a free port is looked for. Between finding one and
-// taking it somebody else may; eight times in a row, nobody does by accident.
-const portTries = 8
+// portTries is how often a port that is free for both families is looked for.
+// Where one socket found a free port, the other may not; that happens as often
+// as ports are in use, so that a hundred in a row are no accident.
+const portTries = 100
 
-// udp is a Bind's pair of sockets: wireguard-go's own, with its batches, its
-// segmentation offloads and its source addresses.
+// udp is a Bind's sockets: one for each family of addresses that the system has,
+// at the same port.
+//
+// They are its own and not those of wireguard-go's StdNetBind, because that one
+// forgets the local address of every packet once the kernel joins packets into
+// trains (UDP_GRO), gives up a socket after ten trains that are longer than it
+// can take apart, and allocates for each packet.
 type udp struct {
 	// set at construction
-	std      conn.Bind // nil: there are no sockets
-	fixed    uint16    // Config.Port
-	received func(src netip.AddrPort, pkt []byte)
-	failed   func(id key.NodeID, to netip.AddrPort, err error)
+	enabled bool
+	fixed   uint16 // Config.Port
+	control func(src netip.AddrPort, pkt []byte)
+	failed  func(id key.NodeID, to netip.AddrPort, err error)
+	listen  func(network string, port uint16) (*socket, error)
 
 	// guarded by Bind.life
 	opened bool   // there were sockets at least once
 	last   uint16 // the port they had
 	err    error  // why there are none in this opening
 
-	port atomic.Uint32 // of the sockets; zero: there are none. Written with Bind.life held
+	sockets atomic.Pointer[pair] // nil: closed. Written with Bind.life held
 
-	control, strangers, foreign, unread atomic.Uint64
+	controls, strangers, foreign atomic.Uint64
+}
+
+// A pair is the sockets of one opening.
+type pair struct {
+	v4, v6 *socket // nil: the system has no such addresses
+	port   uint16
 }
 
 func (u *udp) init(cfg Config) {
-	u.fixed, u.received, u.failed = cfg.Port, cfg.Control, cfg.Failed
-	if cfg.UDP {
-		u.std = conn.NewStdNetBind()
-	}
+	u.enabled, u.fixed, u.control, u.failed, u.listen = cfg.UDP, cfg.Port, cfg.Control, cfg.Failed, listen
 }
 
-// open opens the sockets at the fixed port, or at wish or the one they had if it
-// is free, or at any. Bind.life is held.
-func (u *udp) open(wish uint16) ([]conn.ReceiveFunc, uint16, error) {
+// open opens the sockets at the fixed port; or at wish, or the one they had, if
+// it is free; or at any. Bind.life is held.
+func (u *udp) open(wish uint16) (*pair, error) {
 	if u.last != 0 {
 		wish = u.last
 	}
-	var fns []conn.ReceiveFunc
-	var port uint16
+	var p *pair
 	var err error
 	switch {
 	case u.fixed != 0:
-		fns, port, err = u.openAt(u.fixed)
+		p, err = u.openAt(u.fixed)
 	case wish != 0:
-		if fns, port, err = u.openAt(wish); !errors.Is(err, syscall.EADDRINUSE) {
+		if p, err = u.openAt(wish); !errors.Is(err, syscall.EADDRINUSE) {
 			break
 		}
 		fallthrough
 	default:
-		fns, port, err = u.openAny()
-	}
-	if err != nil {
-		err = fmt.Errorf("open sockets: %w", err)
-		if u.opened {
-			u.err = err
-			return nil, u.last, nil
-		}
-		return nil, 0, err
-	}
-	u.opened, u.last = true, port
-	u.port.Store(uint32(port))
-	return fns, port, nil
-}
-
-// openAt opens the sockets at port, which is not zero.
-func (u *udp) openAt(port uint16) ([]conn.ReceiveFunc, uint16, error) {
-	fns, _, err := u.std.Open(port)
-	if err != nil {
-		return nil, 0, fmt.Errorf("port %d: %w", port, err)
-	}
-	return fns, port, nil
-}
-
-// openAny opens the sockets at a free port.
-func (u *udp) openAny() ([]conn.ReceiveFunc, uint16, error) {
-	fns, port, err := u.std.Open(0)
-	if err != nil || port != 0 {
-		return fns, port, err
-	}
-	// A system without IPv6: the port reported is that of the socket which is
-	// not there, and what the other has is not to be learned.
-	u.std.Close()
-	for range portTries {
-		if port, err = freePort(); err != nil {
-			return nil, 0, err
-		}
-		if fns, _, err = u.openAt(port); !errors.Is(err, syscall.EADDRINUSE) {
-			break
+		for range portTries {
+			if p, err = u.openAt(0); !errors.Is(err, syscall.EADDRINUSE) {
+				break
+			}
 		}
 	}
-	return fns, port, err
+	if err != nil {
+		return nil, fmt.Errorf("open sockets: %w", err)
+	}
+	u.opened, u.last, u.err = true, p.port, nil
+	u.sockets.Store(p)
+	return p, nil
 }
 
-// freePort is a port that was free a moment ago.
-func freePort() (uint16, error) {
-	c, err := net.ListenUDP("udp", nil)
-	if err != nil {
-		return 0, err
+// openAt opens both sockets at port, or at a port that was free for the first.
+func (u *udp) openAt(port uint16) (*pair, error) {
+	p := &pair{port: port}
+	var err error
+	p.v4, err = u.listen("udp4", port)
+	switch {
+	case err == nil:
+		p.port = p.v4.port()
+	case !errors.Is(err, syscall.EAFNOSUPPORT):
+		return nil, fmt.Errorf("IPv4, port %d: %w", port, err)
 	}
-	defer c.Close()
-	return c.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
+	p.v6, err = u.listen("udp6", p.port)
+	switch {
+	case err == nil:
+		p.port = p.v6.port()
+	case !errors.Is(err, syscall.EAFNOSUPPORT):
+		p.close()
+		return nil, fmt.Errorf("IPv6, port %d: %w", p.port, err)
+	case p.v4 == nil:
+		return nil, fmt.Errorf("neither IPv4 nor IPv6: %w", err)
+	}
+	return p, nil
+}
+
+// each is the sockets that there are.
+func (p *pair) each(yield func(*socket) bool) {
+	for _, s := range []*socket{p.v4, p.v6} {
+		if s != nil && !yield(s) {
+			return
+		}
+	}
+}
+
+func (p *pair) close() error {
+	var errs []error
+	for s := range p.each {
+		errs = append(errs, s.conn.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // close closes the sockets, if there are any. Bind.life is held.
 func (u *udp) close() error {
-	if u.std == nil {
+	u.err = nil
+	if p := u.sockets.Swap(nil); p != nil {
+		return p.close()
+	}
+	return nil
+}
+
+// setMark sets the mark of the sockets, if there are any. Bind.life is held.
+func (u *udp) setMark(mark uint32) error {
+	p := u.sockets.Load()
+	if p == nil {
 		return nil
 	}
-	u.port.Store(0)
-	u.err = nil
-	return u.std.Close()
+	for s := range p.each {
+		if err := setMark(s.conn, mark); err != nil {
+			return fmt.Errorf("set mark %#x: %w", mark, err)
+		}
+	}
+	return nil
+}
+
+func (u *udp) port() uint16 {
+	if p := u.sockets.Load(); p != nil {
+		return p.port
+	}
+	return 0
 }
 
 // send gives packets to the socket of to's family.
 func (u *udp) send(to *remote, bufs [][]byte) error {
-	if u.port.Load() == 0 {
+	p := u.sockets.Load()
+	if p == nil {
 		return net.ErrClosed
 	}
-	std := to.std.Load()
-	err := u.write(bufs, std)
-	if err == nil || !std.SrcIP().IsValid() {
+	s := p.v4
+	if to.addr.Addr().Is6() {
+		s = p.v6
+	}
+	if s == nil {
+		return syscall.EAFNOSUPPORT
+	}
+	local := to.local.Load()
+	err := s.send(bufs, to.addr, local)
+	if err == nil || local == nil {
 		return err
 	}
 	// The local address may be gone, or have gone to another interface.
-	bare := &conn.StdNetEndpoint{AddrPort: to.addr}
-	if err = u.write(bufs, bare); err == nil {
-		to.std.CompareAndSwap(std, bare)
-	}
-	return err
-}
-
-func (u *udp) write(bufs [][]byte, std *conn.StdNetEndpoint) error {
-	err := u.std.Send(bufs, std)
-	if err == nil {
-		return nil
-	}
-	// The interface has no segmentation offload; what matters is how the packets
-	// fared when they were sent again one by one.
-	if without, ok := errors.AsType[conn.ErrUDPGSODisabled](err); ok {
-		return without.RetryErr
+	if err = s.send(bufs, to.addr, nil); err == nil {
+		to.local.CompareAndSwap(local, nil)
 	}
 	return err
 }

@@ -100,8 +100,8 @@ func (s *station) open(t testing.TB) {
 					switch e := b.eps[i].(type) {
 					case *Endpoint:
 						h.id = e.Node()
-					case *conn.StdNetEndpoint:
-						h.from = e.AddrPort
+					case *stranger:
+						h.from = e.addr
 					}
 					s.got <- h
 				}
@@ -152,8 +152,8 @@ func none[T any](t testing.TB, c <-chan T, what string) {
 	}
 }
 
-// A socket is a program that knows nothing of meshes.
-func socket(t testing.TB, a netip.Addr) (*net.UDPConn, netip.AddrPort) {
+// An outsider is the socket of a program that knows nothing of meshes.
+func outsider(t testing.TB, a netip.Addr) (*net.UDPConn, netip.AddrPort) {
 	t.Helper()
 	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
 	if err != nil {
@@ -180,7 +180,7 @@ func TestAttribution(t *testing.T) {
 	for _, loop := range []netip.Addr{loop4, loop6} {
 		t.Run(loop.String(), func(t *testing.T) {
 			s := newStation(t, nil)
-			c, at := socket(t, loop)
+			c, at := outsider(t, loop)
 			s.endpoint(t, node(1))
 			s.endpoint(t, node(2))
 			number := 0
@@ -249,7 +249,7 @@ func TestStranger(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	c, at := socket(t, loop4)
+	c, at := outsider(t, loop4)
 	c.WriteToUDPAddrPort(message(device.MessageInitiationType, device.MessageInitiationSize), netip.AddrPortFrom(loop4, b.LocalPort()))
 	buf := newBatch()
 	n, err := fns[1](buf.bufs, buf.sizes, buf.eps)
@@ -267,7 +267,7 @@ func TestStranger(t *testing.T) {
 func TestSendTo(t *testing.T) {
 	for _, loop := range []netip.Addr{loop4, loop6} {
 		s := newStation(t, nil)
-		c, at := socket(t, loop)
+		c, at := outsider(t, loop)
 		to := at
 		if loop.Is4() {
 			to = netip.AddrPortFrom(netip.AddrFrom16(loop.As16()), at.Port()) // IPv4 within IPv6
@@ -300,7 +300,7 @@ func TestSendTo(t *testing.T) {
 // The columns are those of the package comment's table.
 func TestChoice(t *testing.T) {
 	s := newStation(t, nil)
-	c, at := socket(t, loop4)
+	c, at := outsider(t, loop4)
 	e := s.endpoint(t, node(1))
 	initiation := message(device.MessageInitiationType, device.MessageInitiationSize)
 	payload := data(64, 1)
@@ -364,8 +364,8 @@ func TestChoice(t *testing.T) {
 // than UDP can carry.
 func TestRefused(t *testing.T) {
 	s := newStation(t, nil)
-	_, at := socket(t, loop4)
-	_, other := socket(t, loop4)
+	_, at := outsider(t, loop4)
+	_, other := outsider(t, loop4)
 	e := s.endpoint(t, node(1))
 	good, bad := data(64, 1), data(1<<16, 2)
 	for _, k := range []struct {
@@ -416,7 +416,7 @@ func TestRefused(t *testing.T) {
 
 func TestWoken(t *testing.T) {
 	s := newStation(t, nil)
-	c, at := socket(t, loop4)
+	c, at := outsider(t, loop4)
 	e := s.endpoint(t, node(1))
 	s.Learn(at, node(1))
 	for _, k := range []struct {
