@@ -45,6 +45,11 @@ demo: build ## watch a pull request change who reaches the accounting servers
 	$(BUILD) -o bin/demo ./examples/demo
 	bin/demo -bin bin
 
+.PHONY: lab
+lab: build ## the programs behind real NATs, in network namespaces; needs root (LAB=regexp)
+	@.ci/setup.sh test
+	@.ci/lab.sh show
+
 .PHONY: test
 test: ## every check and test; does its own set-up (PKGS=./policy/... for a part)
 	@.ci/test.sh $(PKGS)

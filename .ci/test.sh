@@ -31,8 +31,8 @@ step setup .ci/setup.sh test
 step runner go test ./.ci/gotest
 go build -o .cache/gotest ./.ci/gotest
 step format formatted "$@"
-step vet go vet "$@" ./.ci/gotest
-step staticcheck go tool staticcheck "$@" ./.ci/gotest
+step vet go vet -tags lab "$@" ./.ci/gotest
+step staticcheck go tool staticcheck -tags lab "$@" ./.ci/gotest
 if $whole; then
 	step modules go mod tidy -diff
 	step stubs .ci/generate.sh --check
@@ -43,5 +43,6 @@ step race race "$@"
 if $whole; then
 	step build make --no-print-directory build
 	step examples .ci/examples.sh
+	step lab .ci/lab.sh test
 fi
 finish "make test"

@@ -1,0 +1,187 @@
+//go:build lab
+
+package lab
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/writmesh/writ/agent/localapi"
+	"github.com/writmesh/writ/coordinator/netmap/netmaptest"
+)
+
+// The mesh by relay, and what it outlives. Alice sits where UDP is blocked, as in
+// some offices; the ledger is behind a home router. Both agents run in userspace
+// mode, which needs no interface.
+//
+//	                  the Internet
+//	      ┌───────────┬─────┴─────┬─────────────┐
+//	 coordinator    relay      office          home
+//	                            │ UDP blocked   │
+//	                          alice           ledger (tag:ledger, tcp/7 echoes)
+//
+// The policy gives accounting tcp/7 and icmp on tag:ledger; alice is in
+// accounting.
+
+// accounting is the policy: who is in the group, and what it may reach.
+func accounting(members ...string) netmaptest.Policy {
+	return netmaptest.Policy{
+		Groups: map[string][]string{"accounting": members},
+		Rules:  []netmaptest.Rule{{Name: "ledger", From: "group:accounting", To: "tag:ledger", Allow: "tcp/7 udp/7 icmp"}},
+	}
+}
+
+const aliceMail = "alice@acme.example"
+
+// An office is the drawing above, with everything up.
+type office struct {
+	*Lab
+	*Mesh
+	alice, ledger *Agent
+	echo          *Echo
+}
+
+func newOffice(t *testing.T, scenario, expected string) *office {
+	t.Helper()
+	o := &office{Lab: New(t, scenario, expected)}
+	o.Mesh = o.NewMesh(accounting(aliceMail))
+	atLedger := NewHost(NewRouter(o.Inet(), "home", NAT{}), "ledger")
+	atAlice := NewHost(NewRouter(o.Inet(), "office", NAT{BlockUDP: true}), "alice")
+	o.echo = atLedger.Echo()
+	o.ledger = o.Up(atLedger, "tag:ledger", "--userspace", forwardEcho)
+	o.alice = o.Up(atAlice, aliceMail, "--userspace")
+	o.Know(o.alice, o.ledger)
+	return o
+}
+
+func TestUDPBlocked(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "UDP blocked at one site", "by relay")
+	o.alice.Talk(o.ledger)
+	pong, err := o.alice.Ping(t.Context(), "ledger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Got("%s", strings.Replace(pong.Path, "relay eu-1", "by relay", 1))
+	if pong.Path != "relay eu-1" {
+		t.Errorf("path: got %s, want relay eu-1", pong.Path)
+	}
+}
+
+// A relay that dies takes no connection with it.
+func TestRelayRestarted(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "relay killed and started again", "an open connection goes on")
+	c := o.alice.Talk(o.ledger)
+	o.Relay.Kill()
+	down := func(s *localapi.Status) bool { return s.Relays[0].State != "connected" }
+	o.alice.Wait("it notices that the relay is gone", down)
+	o.ledger.Wait("it notices that the relay is gone", down)
+	began := time.Now()
+	o.Relay.Start()
+	if err := o.Say(c, "still there?"); err != nil {
+		t.Fatalf("after the relay came back: %v", err)
+	}
+	o.Got("goes on %s after the relay is started", time.Since(began).Round(100*time.Millisecond))
+}
+
+// What was verified is on the nodes' disks: the control plane is not needed to go
+// on, nor to start again.
+func TestCoordinatorKilled(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "coordinator killed, agents killed and started again", "traffic goes on")
+	before := o.alice.Wait("it is up", func(s *localapi.Status) bool { return s.State == "up" })
+	c := o.alice.Talk(o.ledger)
+	o.Coordinator.Kill()
+	if err := o.Say(c, "without a coordinator"); err != nil {
+		t.Errorf("an open connection: %v", err)
+	}
+	o.alice.Talk(o.ledger)
+	for _, a := range []*Agent{o.alice, o.ledger} {
+		a.Kill()
+		a.Start()
+	}
+	o.Know(o.alice, o.ledger)
+	after := o.alice.Wait("it is up", func(s *localapi.Status) bool { return s.State == "up" })
+	if after.Digest != before.Digest || after.Seq != before.Seq || after.Addrs[0] != before.Addrs[0] {
+		t.Errorf("from disk: got revision %d %s at %s, want %d %s at %s",
+			after.Seq, after.Digest, after.Addrs[0], before.Seq, before.Digest, before.Addrs[0])
+	}
+	o.alice.Talk(o.ledger)
+}
+
+// A grant that a revision takes away is taken away from what is open, too.
+func TestRevoked(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "access revoked while a connection is open", "reset at both ends")
+	c := o.alice.Talk(o.ledger)
+	cut := make(chan error, 1)
+	began := time.Now()
+	var took time.Duration
+	go func() {
+		err := o.Cut(c)
+		took = time.Since(began)
+		cut <- err
+	}()
+	o.Publish(func(p *netmaptest.Policy) { *p = withMembers(*p) })
+	if err := <-cut; err != nil {
+		t.Fatalf("alice's end: %v", err)
+	}
+	select {
+	case err := <-o.echo.Ended:
+		if err == nil {
+			t.Error("the ledger's end: it ended in order, instead of being reset")
+		}
+	case <-time.After(within):
+		t.Fatalf("the ledger's end: it lives on after %s", within)
+	}
+	if err := refused(o.alice.Connect(o.ledger, echoPort)); err != nil {
+		t.Error(err)
+	}
+	o.Got("reset at both ends, %s after the publication began", took.Round(10*time.Millisecond))
+}
+
+// A hostile coordinator offers a revision that was superseded. It verifies; it is
+// refused all the same.
+func TestRolledBack(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "an older manifest is offered", "refused, the newer stays")
+	old := o.Revisions[0] // alice is in accounting
+	o.Publish(func(p *netmaptest.Policy) { *p = withMembers(*p) })
+	newer := o.newest.Manifest.Seq
+	for _, a := range []*Agent{o.alice, o.ledger} {
+		a.Wait("it enforces the revision without alice", func(s *localapi.Status) bool { return s.Seq == newer })
+	}
+	o.Replay(old)
+	s := o.ledger.Wait("it refuses the older manifest", func(s *localapi.Status) bool { return len(s.Refusals) > 0 && s.Seq == newer })
+	for kind := range s.Refusals {
+		o.Got("refused (%s), the newer stays", kind)
+	}
+	for _, a := range []*Agent{o.alice, o.ledger} {
+		a.Kill()
+		a.Start()
+		if s := a.Wait("it is up from disk", func(s *localapi.Status) bool { return s.State == "up" }); s.Seq != newer {
+			t.Errorf("%s after a restart: got revision %d, want %d", a.Host.Name, s.Seq, newer)
+		}
+	}
+	if err := refused(o.alice.Connect(o.ledger, echoPort)); err != nil {
+		t.Error(err)
+	}
+}
+
+// withMembers is the policy with another accounting group.
+func withMembers(p netmaptest.Policy, members ...string) netmaptest.Policy {
+	p.Groups = map[string][]string{"accounting": members}
+	return p
+}
+
+// refused wants a connection not to have come about.
+func refused(c net.Conn, err error) error {
+	if err == nil {
+		c.Close()
+		return errOpen
+	}
+	return nil
+}
