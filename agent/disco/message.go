@@ -56,6 +56,8 @@ const (
 	Static    Kind = 3 // written in the policy
 )
 
+func (k Kind) known() bool { return k >= Interface && k <= Static }
+
 func (k Kind) String() string {
 	switch k {
 	case Interface:
@@ -85,6 +87,8 @@ const (
 	// MappingBlocked: no server answered by UDP.
 	MappingBlocked Mapping = 4
 )
+
+func (m Mapping) known() bool { return m <= MappingBlocked }
 
 func (m Mapping) String() string {
 	switch m {
