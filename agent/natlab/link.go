@@ -23,8 +23,9 @@ type Link struct {
 	Hold    time.Duration
 	// Rate is in bits per second, IP headers included; zero means no limit.
 	Rate int64
-	// Queue is how many bytes may wait for their turn at Rate, beyond which
-	// packets are dropped. Zero means 128 KiB.
+	// Queue is how many bytes may wait for their turn at Rate or be having it,
+	// beyond which packets are dropped; a link that does nothing takes a packet of
+	// any size. Zero means 128 KiB.
 	Queue int
 	// MTU is the largest IP packet in bytes; nothing is fragmented. Zero means
 	// 1500.
