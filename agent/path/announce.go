@@ -99,6 +99,7 @@ func (p *peer) told(m *disco.Endpoints) {
 	p.heardEndpoints, p.everHeard = true, true
 	p.mapping, p.list = m.Mapping, len(m.List)
 	if changed := p.setListed(m.List); changed || restarted {
+		p.checkNow()
 		p.restart()
 	} else {
 		p.pingAll()

@@ -51,10 +51,12 @@ type candidate struct {
 	misses     int // since the last pong
 	unanswered int // pings since the last pong
 	refusal    string
-	foreign    bool // it answered, but packets from there are another peer's
-	rtt        time.Duration
+	foreign    bool          // it answered, but packets from there are another peer's
+	rtt        time.Duration // smoothed; zero: never answered
+	deviation  time.Duration // of rtt
 	losses     losses
-	better     int // consecutive pongs that found it better than the path in use
+	doubts     [flapping]time.Time // the latest times that the path was doubted, oldest first
+	better     int                 // consecutive pongs that found it better than the path in use
 
 	// What WireGuard found.
 	barredUntil time.Time

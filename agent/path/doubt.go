@@ -24,12 +24,17 @@ func (p *peer) missed(pr probe) {
 	switch p.state {
 	case Direct:
 		silent := !p.unheard.IsZero() && (!pr.at.Before(p.unheard) || p.e.now.Sub(p.unheard) >= p.silence)
-		if !silent && c.misses <= missesTolerated {
+		if !silent && !p.elsewhere(pr.at) && c.misses <= missesTolerated {
 			c.soon(p.e.now)
 			return
 		}
 		c.mine = false
-		p.doubt(fmt.Sprintf("no pong from %v for %v", c.addr, p.e.now.Sub(pr.at).Round(time.Millisecond)))
+		why := fmt.Sprintf("no pong from %v for %v", c.addr, p.e.now.Sub(pr.at).Round(time.Millisecond))
+		if best := p.best(); best != nil && !best.lastPong.Before(pr.at) {
+			p.adopt(best, why) // the peer is elsewhere now
+			return
+		}
+		p.doubt(why)
 	case Lossy, Suspected:
 		if c.misses <= dualMisses {
 			c.soon(p.e.now)
@@ -40,8 +45,31 @@ func (p *peer) missed(pr probe) {
 	}
 }
 
+// elsewhere reports whether another candidate that may carry data has answered
+// since, so that the path in use has a replacement.
+func (p *peer) elsewhere(since time.Time) bool {
+	for _, c := range p.candidates {
+		if c != p.using && c.proved() && !c.lastPong.Before(since) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkNow pings the path in use because the peer seems to use another, or
+// because its addresses changed. Data from the peer says nothing about the path
+// to it when it comes another way.
+func (p *peer) checkNow() {
+	if p.state == Direct && !p.using.pending() && p.e.now.Sub(p.using.lastPong) >= silenceAfter {
+		p.using.soon(p.e.now)
+	}
+}
+
 // doubt sends by relay as well and asks every address that ever answered.
 func (p *peer) doubt(why string) {
+	d := &p.using.doubts
+	copy(d[:], d[1:])
+	d[len(d)-1] = p.e.now
 	p.enter(Doubted, why)
 	p.recheck()
 }
@@ -114,9 +142,12 @@ func (p *peer) adopt(c *candidate, why string) {
 
 // trusted has data go by the path in use alone, unless it loses packets.
 func (p *peer) trusted(why string) {
-	if p.using.losses.many() {
-		p.enter(Lossy, p.using.losses.String())
-	} else {
+	switch c := p.using; {
+	case c.losses.many():
+		p.enter(Lossy, c.losses.String())
+	case c.flaps():
+		p.enter(Lossy, fmt.Sprintf("doubted %d times in %v", flapping, flapTime))
+	default:
 		p.enter(Direct, why)
 	}
 	p.using.tries = 0
@@ -137,7 +168,7 @@ func (p *peer) judge() {
 			p.using.soon(now)
 		}
 	case Lossy:
-		if !p.using.losses.manyStill() {
+		if !p.using.losses.manyStill() && !p.using.flaps() {
 			p.enter(Direct, "few pings are lost")
 		}
 	case Suspected:
@@ -169,7 +200,7 @@ func (p *peer) judgeAt() time.Time {
 	case Direct:
 		t = earlier(earlier(t, p.idleAt()), p.silentAt())
 	case Lossy:
-		t = earlier(t, p.idleAt())
+		t = earlier(t, p.idleAt()) // the rest is judged when a ping is
 	case Suspected:
 		t = earlier(earlier(t, p.idleAt()), p.suspicionAt())
 	case Doubted:

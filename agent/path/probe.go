@@ -2,6 +2,7 @@ package path
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/writmesh/writ/agent/disco"
@@ -203,12 +204,19 @@ func (c *candidate) nextPing() time.Time {
 	return p.e.now.Add(p.e.jitter(d))
 }
 
-// wait is how long c's pong may take before it is missing.
+// wait is how long c's pong may take before it is missing: TCP's retransmission
+// timeout (RFC 6298), which is three round trips after the first, with minWait
+// for its lower bound.
 func (c *candidate) wait() time.Duration {
 	if c.rtt == 0 {
 		return newWait
 	}
-	return min(max(minWait, 3*c.rtt), probeLife)
+	return min(max(minWait, c.rtt+4*c.deviation), probeLife)
+}
+
+// pending reports whether a ping of c is on its way, or about to be.
+func (c *candidate) pending() bool {
+	return c.waiting != nil || slices.ContainsFunc(c.probes, func(pr probe) bool { return !pr.missing })
 }
 
 // next is when c has something to do.
@@ -277,6 +285,9 @@ func (p *peer) pinged(from netip.AddrPort, m *disco.Ping) {
 		c.soon(later(p.e.now, c.lastPing.Add(minGap<<c.reactions)))
 		c.reactions = min(c.reactions+1, maxReactions)
 	}
+	if c != p.using {
+		p.checkNow()
+	}
 	p.proofChanged(c)
 }
 
@@ -331,14 +342,14 @@ func (p *peer) asked(tx disco.TxID) (*candidate, int) {
 	return nil, 0
 }
 
-// sample takes a round trip into c's estimate: an eighth of it, as TCP does
-// (RFC 6298).
+// sample takes a round trip into c's estimate, as TCP does (RFC 6298, section 2).
 func (c *candidate) sample(rtt time.Duration) {
 	if c.rtt == 0 {
-		c.rtt = rtt
-	} else {
-		c.rtt += (rtt - c.rtt) / 8
+		c.rtt, c.deviation = rtt, rtt/2
+		return
 	}
+	c.deviation += ((c.rtt - rtt).Abs() - c.deviation) / 4
+	c.rtt += (rtt - c.rtt) / 8
 }
 
 // refused takes note that the socket does not send to an address.

@@ -33,6 +33,11 @@ const (
 	lossWindow = 20
 	manyLost   = 5
 	fewLost    = 2
+
+	// A path that was doubted flapping times in flapTime counts as lossy too: its
+	// losses come in bursts that its pings do not count.
+	flapping = 3
+	flapTime = time.Minute
 )
 
 // losses are the fates of the last lossWindow pings of a path.
@@ -56,6 +61,11 @@ func (l losses) String() string  { return fmt.Sprintf("%d of %d pings lost", l.c
 
 // ratio is the part lost, of a full window so that the first loss is not all.
 func (l losses) ratio() float64 { return float64(l.count()) / lossWindow }
+
+// flaps reports whether c was doubted often of late.
+func (c *candidate) flaps() bool {
+	return !c.doubts[0].IsZero() && c.peer.e.now.Sub(c.doubts[0]) < flapTime
+}
 
 // score is how good a path is; less is better.
 func (c *candidate) score() time.Duration {

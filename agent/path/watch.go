@@ -172,6 +172,9 @@ func (p *peer) count(before time.Time, sent, got, came uint64) {
 	p.came += came
 	if sent > 0 && p.unheard.IsZero() {
 		p.unheard = before
+		if p.using != nil {
+			p.unheard = later(before, p.using.lastPong)
+		}
 	}
 	if p.state == Direct {
 		p.suspect()
@@ -188,7 +191,7 @@ func (p *peer) heardPong(c *candidate) {
 // silentAt is when the path in use is pinged because of silence; zero when it is
 // not silent, or a ping is on its way.
 func (p *peer) silentAt() time.Time {
-	if p.unheard.IsZero() || !p.using.lastPing.Before(p.unheard) || p.using.waiting != nil {
+	if p.unheard.IsZero() || p.using.pending() {
 		return time.Time{}
 	}
 	return p.unheard.Add(p.silence)
