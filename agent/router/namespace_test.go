@@ -239,7 +239,8 @@ func newNeighbour(t *testing.T) *neighbour {
 	must(t, netlink.LinkAdd(veth))
 	n := &neighbour{t: t, ns: ns}
 	addLAN(t, "lan0", lanHere4, lanHere6)
-	n.do(func() { addLAN(t, "lan1", lanThere4, lanThere6) })
+	n.do(func() { addLAN(t, "lan1", lanThere4, lanThere6); awaitCarrier(t, "lan1") })
+	awaitCarrier(t, "lan0")
 	must(t, netlink.RouteAdd(&netlink.Route{Dst: toIPNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: lanThere4.AsSlice()}))
 	must(t, netlink.RouteAdd(&netlink.Route{Dst: toIPNet(netip.MustParsePrefix("::/0")), Gw: lanThere6.AsSlice()}))
 	return n
@@ -252,9 +253,36 @@ func addLAN(t *testing.T, name string, a4, a6 netip.Addr) {
 	lo, err := netlink.LinkByName("lo")
 	must(t, err)
 	must(t, netlink.LinkSetUp(lo))
+	must(t, netlink.LinkSetIP6AddrGenMode(link, nl6AddrGenNone)) // what comes later by itself is no part of the test
 	must(t, netlink.LinkSetUp(link))
 	must(t, netlink.AddrAdd(link, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a4, 24))}))
 	must(t, netlink.AddrAdd(link, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a6, 64)), Flags: unix.IFA_F_NODAD}))
+}
+
+// awaitCarrier waits until an interface passes packets, which is some time after
+// it is up.
+func awaitCarrier(t *testing.T, name string) {
+	t.Helper()
+	updates, done := make(chan netlink.LinkUpdate), make(chan struct{})
+	must(t, netlink.LinkSubscribe(updates, done))
+	defer func() {
+		close(done)
+		for range updates {
+		}
+	}()
+	deadline := time.After(10 * time.Second)
+	for {
+		link, err := netlink.LinkByName(name)
+		must(t, err)
+		if link.Attrs().OperState == netlink.OperUp {
+			return
+		}
+		select {
+		case <-updates:
+		case <-deadline:
+			t.Fatalf("interface %s is %s, want up", name, link.Attrs().OperState)
+		}
+	}
 }
 
 // do runs f in the neighbour's namespace, on a thread that ends with it.
@@ -291,8 +319,7 @@ func listen(t *testing.T, at netip.Addr, port uint16) *net.UDPConn {
 	}
 	c, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(netip.AddrPortFrom(at, port)))
 	if err != nil {
-		t.Errorf("listen at %s: %v", at, err)
-		runtime.Goexit()
+		t.Fatalf("listen at %s: %v", at, err)
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
@@ -318,8 +345,7 @@ func receiveAll(t *testing.T, c *net.UDPConn, marker string) (got []string) {
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
-		t.Error(err)
-		runtime.Goexit()
+		t.Fatal(err)
 	}
 }
 
@@ -340,8 +366,18 @@ func output(t *testing.T, name string, args ...string) (string, bool) {
 		return "", false
 	}
 	out, err := exec.Command(path, args...).CombinedOutput()
+	if strings.Contains(string(out), "FIB table does not exist") {
+		return "", true // ip's way to say that there are no routes
+	}
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 	return string(out), true
+}
+
+func linkIndex(t *testing.T, name string) int {
+	t.Helper()
+	link, err := netlink.LinkByName(name)
+	must(t, err)
+	return link.Attrs().Index
 }

@@ -156,7 +156,7 @@ func TestNeighbourIsKeptOut(t *testing.T) {
 		lo, err := netlink.LinkByName("lo")
 		must(t, err)
 		for _, a := range s.Peers { // it takes the peers' addresses for its own
-			must(t, netlink.AddrAdd(lo, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a, a.BitLen()))}))
+			must(t, netlink.AddrAdd(lo, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD}))
 		}
 		for _, a := range s.Addresses { // and knows a way to the node's
 			gw := lanHere6
@@ -178,7 +178,7 @@ func TestNeighbourIsKeptOut(t *testing.T) {
 			must(t, err)
 			must(t, netlink.LinkSetUp(link))
 			for _, a := range s.Addresses {
-				must(t, netlink.AddrAdd(link, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a, a.BitLen()))}))
+				must(t, netlink.AddrAdd(link, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD}))
 			}
 		}
 		for i, lan := range []struct{ here, there, peer, own netip.Addr }{
@@ -226,7 +226,7 @@ func TestKilledAgentLeaksNothing(t *testing.T) {
 		lo, err := netlink.LinkByName("lo")
 		must(t, err)
 		for _, a := range s.Peers {
-			must(t, netlink.AddrAdd(lo, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a, a.BitLen()))}))
+			must(t, netlink.AddrAdd(lo, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD}))
 		}
 		outside[true] = listen(t, netip.IPv4Unspecified(), 9)
 		outside[false] = listen(t, netip.IPv6Unspecified(), 9)
@@ -282,24 +282,41 @@ func TestKilledAgentLeaksNothing(t *testing.T) {
 	if err := Cleanup(t.Context()); err != nil {
 		t.Fatalf("Cleanup: %v", err)
 	}
-	if after := snapshot(t); after != before {
-		t.Errorf("after Cleanup the network is\n%s\nwant what it was before:\n%s", after, before)
-	}
+	sameNetwork(t, "after Cleanup", snapshot(t), before)
 	seen(nil, 2)
 }
 
-// snapshot is everything that others may have in this namespace.
-func snapshot(t *testing.T) string {
+// snapshot is everything that programs print of this namespace's network, line by
+// line and sorted: the kernel promises no order.
+func snapshot(t *testing.T) []string {
 	t.Helper()
-	var out strings.Builder
+	var out []string
 	for _, args := range [][]string{
 		{"ip", "-4", "route", "show", "table", "all"}, {"ip", "-6", "route", "show", "table", "all"},
-		{"ip", "-4", "rule"}, {"ip", "-6", "rule"}, {"ip", "-br", "addr"}, {"nft", "list", "ruleset"},
+		{"ip", "-4", "rule"}, {"ip", "-6", "rule"}, {"ip", "-br", "addr"}, {"nft", "--stateless", "list", "ruleset"},
 	} {
 		text, _ := output(t, args[0], args[1:]...)
-		out.WriteString(strings.Join(args, " ") + ":\n" + text)
+		for line := range strings.Lines(text) {
+			out = append(out, strings.Join(args, " ")+": "+fields(line))
+		}
 	}
-	return out.String()
+	slices.Sort(out)
+	return out
+}
+
+// sameNetwork compares two snapshots.
+func sameNetwork(t *testing.T, when string, got, want []string) {
+	t.Helper()
+	for _, line := range got {
+		if !slices.Contains(want, line) {
+			t.Errorf("%s there is %q, want that not", when, line)
+		}
+	}
+	for _, line := range want {
+		if !slices.Contains(got, line) {
+			t.Errorf("%s there is no %q, want it", when, line)
+		}
+	}
 }
 
 // CAP_NET_ADMIN is all it takes: neither another capability nor a file of root's.

@@ -150,7 +150,7 @@ func (r *Router) receive(ctx context.Context, s *nl.NetlinkSocket, pull func(tri
 		}
 		var t trigger
 		for _, m := range msgs {
-			t |= where(m, r.cfg.Interface)
+			t |= where(m)
 		}
 		pull(t)
 	}
@@ -158,7 +158,7 @@ func (r *Router) receive(ctx context.Context, s *nl.NetlinkSocket, pull func(tri
 
 // where says where a message of the kernel points to. One that cannot be read
 // points everywhere.
-func where(m syscall.NetlinkMessage, link string) trigger {
+func where(m syscall.NetlinkMessage) trigger {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return lookAddrs | lookOurs
