@@ -40,8 +40,11 @@ type Mesh struct {
 	who map[string]string // node → user or tags
 }
 
+// A Pin is a node whose keys the test makes and keeps.
+type Pin struct{ Name, Who string }
+
 // NewMesh starts a coordinator and a relay and publishes the policy.
-func (l *Lab) NewMesh(p netmaptest.Policy) *Mesh {
+func (l *Lab) NewMesh(p netmaptest.Policy, pins ...Pin) *Mesh {
 	l.t.Helper()
 	m := &Mesh{World: netmaptest.New(l.t, time.Now().Add(-time.Hour)), l: l, policy: p, who: map[string]string{}}
 
@@ -67,8 +70,26 @@ func (l *Lab) NewMesh(p netmaptest.Policy) *Mesh {
 	m.Relay = m.RelayAt.program("relay", "relay", "serve", "--state", state, "--listen", addr, "--join", m.Join())
 	m.Relay.Start()
 	m.Relay.WaitLog("relay listens")
+	for _, p := range pins {
+		n := m.Admit(p.Name, p.Who)
+		m.SignRecord(n, []string{m.policy.Relays[0].Name})
+		m.coord.Admit(n)
+		m.coord.PutRecord(n)
+	}
 	m.coord.DecideJoins(m.decide)
 	return m
+}
+
+// Pinned is a node that NewMesh was given as a Pin.
+func (m *Mesh) Pinned(name string) *netmaptest.Node {
+	m.l.t.Helper()
+	for _, n := range m.Nodes {
+		if n.Admission.Name == name {
+			return n
+		}
+	}
+	m.l.t.Fatalf("no node %s was pinned", name)
+	return nil
 }
 
 // Join is the network's join string.
