@@ -33,7 +33,7 @@ func two(t *testing.T, x, y Link) (n *Net, cx, cy *Conn) {
 
 func listen(t *testing.T, h *Host, port uint16) *Conn {
 	t.Helper()
-	c, err := h.Listen(port)
+	c, err := h.ListenUDP(port)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func TestListen(t *testing.T) {
 		conn("0.0.0.0:53", syscall.EADDRINUSE)
 		conn("203.0.113.1:53", syscall.EADDRINUSE)
 		conn("203.0.113.77:53", syscall.EADDRNOTAVAIL)
-		if _, err := h.Listen(53); !errors.Is(err, syscall.EADDRINUSE) {
+		if _, err := h.ListenUDP(53); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("both families: got %v, want %v", err, syscall.EADDRINUSE)
 		}
 		send(t, from, "exact", netip.MustParseAddrPort("203.0.113.1:53"))

@@ -40,7 +40,7 @@
 //	alice.Attach(home, natlab.Link{Delay: 5 * time.Millisecond}, addrs("192.168.1.2")...)
 //	server := n.Host("server")
 //	server.Attach(internet, natlab.Link{}, addrs("203.0.113.1")...)
-//	conn, err := alice.Listen(0)
+//	conn, err := alice.ListenUDP(0)
 //
 // A router whose outer network is another router's inner one makes a double
 // NAT. A router without a NAT for a family forwards that family as it is, and
@@ -62,6 +62,11 @@
 //
 // Wherever a packet ends without being received, that is counted with the place
 // and the [Reason], and it stands in [Net.Log].
+//
+// There is no ICMP: whoever sends too much or to nobody hears nothing of it.
+// Nothing is fragmented, and addresses are given, never asked for.
+// [Interface.SetUp], [Interface.SetAddrs], [Interface.SetBlocked], [Net.Cut] and
+// [Router.Reboot] change the world while it runs.
 //
 // # Time and chance
 //

@@ -20,7 +20,7 @@ type Host struct {
 
 	// guarded by net.mu
 	interfaces []*Interface
-	conns      map[netip.AddrPort]*Conn // by local address; see Listen for what the address may be
+	conns      map[netip.AddrPort]*Conn // by local address; see ListenAddrPort for what the address may be
 	next       uint16                   // where the search for a free port begins
 	wake       chan struct{}            // closed at the next change of interfaces
 }
@@ -182,9 +182,9 @@ func unspecified(a netip.Addr) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// Listen opens a socket on a port, for both families and every address; port 0
+// ListenUDP opens a socket on a port, for both families and every address; port 0
 // stands for a free one.
-func (h *Host) Listen(port uint16) (*Conn, error) {
+func (h *Host) ListenUDP(port uint16) (*Conn, error) {
 	return h.ListenAddrPort(netip.AddrPortFrom(netip.Addr{}, port))
 }
 

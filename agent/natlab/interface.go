@@ -11,7 +11,7 @@ import (
 type Interface struct {
 	// set at construction
 	net     *Net
-	node    node
+	node    Node
 	network *Network // nil for what a host sends to itself
 	index   int
 
@@ -24,7 +24,7 @@ type Interface struct {
 }
 
 // attach makes an interface. The Net is locked.
-func (n *Net) attach(at node, w *Network, link Link, addrs []netip.Addr, changed func()) *Interface {
+func (n *Net) attach(at Node, w *Network, link Link, addrs []netip.Addr, changed func()) *Interface {
 	n.interfaces++
 	i := &Interface{net: n, node: at, network: w, index: n.interfaces, link: link, up: true, changed: changed}
 	name := at.Name()

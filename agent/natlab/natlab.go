@@ -27,16 +27,16 @@ type Net struct {
 	closed     bool
 	queue      events
 	due        time.Time // when timer fires; zero when it is stopped
-	nodes      map[string]node
+	nodes      map[string]Node
 	networks   map[string]*Network
 	interfaces int // how many were ever made
-	cuts       map[[2]node]bool
+	cuts       map[[2]Node]bool
 	log        logbook
 	describe   func([]byte) string
 }
 
-// A node is a host or a router.
-type node interface {
+// A Node is a host or a router.
+type Node interface {
 	// Name is what it is called in the log.
 	Name() string
 	index() int
@@ -49,7 +49,7 @@ type packet struct {
 	payload  []byte // never written to
 	hops     int
 	last     string // the node it left last
-	note     string // what that node did with it
+	note     string // what that Node did with it
 }
 
 // size is the length of the IP packet.
@@ -67,9 +67,9 @@ func New(seed uint64) *Net {
 	n := &Net{
 		seed:     seed,
 		start:    time.Now(),
-		nodes:    make(map[string]node),
+		nodes:    make(map[string]Node),
 		networks: make(map[string]*Network),
-		cuts:     make(map[[2]node]bool),
+		cuts:     make(map[[2]Node]bool),
 		log:      logbook{drops: make(map[Drop]int)},
 	}
 	n.timer = time.AfterFunc(time.Hour, n.run)
@@ -106,28 +106,28 @@ func (n *Net) Close() {
 
 // CutOneWay drops every packet that leaves one node and would arrive at the
 // other by the network both are on. Senders are not told.
-func (n *Net) CutOneWay(from, to node) {
+func (n *Net) CutOneWay(from, to Node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.cuts[[2]node{from, to}] = true
+	n.cuts[[2]Node{from, to}] = true
 }
 
 // Cut is CutOneWay, both ways.
-func (n *Net) Cut(a, b node) {
+func (n *Net) Cut(a, b Node) {
 	n.CutOneWay(a, b)
 	n.CutOneWay(b, a)
 }
 
 // Mend undoes Cut and CutOneWay.
-func (n *Net) Mend(a, b node) {
+func (n *Net) Mend(a, b Node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.cuts, [2]node{a, b})
-	delete(n.cuts, [2]node{b, a})
+	delete(n.cuts, [2]Node{a, b})
+	delete(n.cuts, [2]Node{b, a})
 }
 
 // register gives a node its index. The Net is locked.
-func (n *Net) register(name string, at node) int {
+func (n *Net) register(name string, at Node) int {
 	if n.nodes[name] != nil {
 		panic("natlab: two nodes are named " + name)
 	}
@@ -217,13 +217,13 @@ func (n *Net) run() {
 }
 
 // drop writes down that a packet ended at a node. The Net is locked.
-func (n *Net) drop(at node, p packet, why Reason) {
+func (n *Net) drop(at Node, p packet, why Reason) {
 	n.log.drops[Drop{at.Name(), why}]++
 	n.write(entry{from: at.Name(), note: string(why), dropped: true}, at, p)
 }
 
 // write adds to the log. The Net is locked.
-func (n *Net) write(e entry, at node, p packet) {
+func (n *Net) write(e entry, at Node, p packet) {
 	e.at, e.actor = time.Now(), at.index()
 	e.src, e.dst, e.size = p.src, p.dst, len(p.payload)
 	if n.describe != nil {

@@ -90,7 +90,7 @@ func (w *Network) carry(p packet, from *Interface) {
 	switch {
 	case to == nil || to == from:
 		n.drop(from.node, p, NoRoute)
-	case from.blocked || to.blocked || n.cuts[[2]node{from.node, to.node}]:
+	case from.blocked || to.blocked || n.cuts[[2]Node{from.node, to.node}]:
 		n.drop(from.node, p, Blocked)
 	case !from.up || !to.up:
 		n.drop(from.node, p, Down)

@@ -118,7 +118,7 @@ func meet(t *testing.T, w *World, rounds int) (a, b []netip.AddrPort) {
 	t.Helper()
 	var servers sync.WaitGroup
 	defer servers.Wait()
-	server, err := w.Servers[0].Listen(3478)
+	server, err := w.Servers[0].ListenUDP(3478)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func meet(t *testing.T, w *World, rounds int) (a, b []netip.AddrPort) {
 	probers := [2]*prober{{me: 1}, {me: 2}}
 	var endpoints [2][]netip.AddrPort
 	for i, s := range []Site{w.A, w.B} {
-		c, err := s.Host.Listen(41641)
+		c, err := s.Host.ListenUDP(41641)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -28,6 +28,14 @@ type Site struct {
 	Routers []*Router
 }
 
+// Edge is the site's outermost node: what Cut takes to part two sites.
+func (s Site) Edge() Node {
+	if len(s.Routers) > 0 {
+		return s.Routers[len(s.Routers)-1]
+	}
+	return s.Host
+}
+
 // Links of a World: a site is some ten milliseconds from the core, as homes are,
 // and its LAN is fast.
 var (
