@@ -21,7 +21,13 @@ var outside = map[string]string{
 	"connectrpc.com/connect":              "the coordinator's protocol, as its client",
 	"google.golang.org/protobuf":          "the messages of that protocol, and those of the metrics",
 	"golang.org/x/mod":                    "signed notes and Merkle proofs (sumdb/note, sumdb/tlog)",
-	"golang.org/x/sys":                    "file locks; and metrics: system calls, by procfs",
+	"github.com/pion/stun":                "STUN's messages",
+	"github.com/pion/dtls":                "by pion/stun, for a client that is not used; the linker leaves out its code",
+	"github.com/pion/transport":           "by pion/stun: XOR; and for that client",
+	"github.com/pion/logging":             "by pion/stun, for that client",
+	"github.com/wlynxg/anet":              "by pion/transport: interfaces on Android; not used",
+	"golang.org/x/crypto":                 "by pion/dtls; not used",
+	"golang.org/x/sys":                    "file locks; STUN: which address was asked; and metrics: system calls, by procfs",
 	"golang.org/x/time":                   "rate limits of the server",
 }
 

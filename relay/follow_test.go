@@ -36,7 +36,7 @@ func serve(t *testing.T, dir string, join papers.JoinString) *program {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &program{&watched{grown: make(chan struct{}, 1)}, cancel, make(chan int, 1)}
 	go func() {
-		p.code <- command(ctx, []string{"--state", dir, "--listen", "127.0.0.1:0", "--join", join.String()}, io.Discard, p.log)
+		p.code <- command(ctx, []string{"--state", dir, "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:0", "--join", join.String()}, io.Discard, p.log)
 		close(p.code)
 	}()
 	t.Cleanup(func() { p.stop() })
@@ -222,7 +222,7 @@ func TestRelayAdmitsFromItsStateWithoutACoordinator(t *testing.T) {
 			writeState(t, name, b)
 			writeState(t, name+".prev", b)
 			var stderr bytes.Buffer
-			args := []string{"--state", dir, "--listen", "127.0.0.1:0", "--join", co.JoinString().String()}
+			args := []string{"--state", dir, "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:0", "--join", co.JoinString().String()}
 			if code := command(t.Context(), args, io.Discard, &stderr); code != 2 || !strings.Contains(stderr.String(), "state file "+name+" is damaged") {
 				t.Errorf("exit code %d, %q; want 2 and the file named", code, stderr.String())
 			}
@@ -236,7 +236,7 @@ func TestRelayAdmitsFromItsStateWithoutACoordinator(t *testing.T) {
 		var stderr bytes.Buffer
 		join := co.JoinString()
 		join.Network = key.NetworkID{1}
-		args := []string{"--state", dir, "--listen", "127.0.0.1:0", "--join", join.String()}
+		args := []string{"--state", dir, "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:0", "--join", join.String()}
 		if code := command(t.Context(), args, io.Discard, &stderr); code != 2 || !strings.Contains(stderr.String(), name+": read state: of network "+w.Network.String()) {
 			t.Errorf("exit code %d, %q; want 2 and both networks", code, stderr.String())
 		}

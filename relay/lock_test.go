@@ -14,7 +14,7 @@ import (
 // Two relays on one state directory would overwrite what the other has verified.
 func TestOneRelayPerStateDirectory(t *testing.T) {
 	dir, join := t.TempDir(), nobodyThere(t)
-	args := []string{"--state", dir, "--listen", "127.0.0.1:0", "--join", join}
+	args := []string{"--state", dir, "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:0", "--join", join}
 	for _, round := range []string{"first", "after the first has ended"} {
 		ctx, cancel := context.WithCancel(t.Context())
 		log := &watched{grown: make(chan struct{}, 1)}

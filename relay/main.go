@@ -3,7 +3,7 @@
 //
 // Usage:
 //
-//	relay [serve] --state DIR --join STRING [--listen ADDR] [--metrics ADDR]
+//	relay [serve] --state DIR --join STRING [--listen ADDR] [--stun ADDR]... [--metrics ADDR]
 //	relay id --state DIR
 //	relay --version
 //
@@ -12,6 +12,11 @@
 // nothing of them but where they go. It follows the coordinators of its network
 // and keeps what it has verified, so that it admits nodes after a restart without
 // them; until it first holds a revision it refuses everybody.
+//
+// It also answers STUN (package stun), which is how nodes learn the addresses
+// that their NATs give them. These answers are for anybody and are limited by
+// source; a relay on two UDP ports lets nodes tell apart NATs that look alike
+// on one.
 //
 // Id prints the relay's public key, "idpub:…", which the policy names beside the
 // relay's address; nodes speak to no relay with another. The key is made on
@@ -22,6 +27,8 @@
 //	--state DIR     where the relay keeps its key and what it has verified
 //	--join STRING   the network's join string, as agents are given it
 //	--listen ADDR   where nodes connect, TCP (":443")
+//	--stun ADDR     where to answer STUN, UDP: IP:PORT, or :PORT on every address
+//	                of both families (":3478"); may be repeated; "none": nowhere
 //	--metrics ADDR  serve Prometheus metrics at http://ADDR/metrics ("": nowhere)
 //
 // Files:

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -246,7 +247,7 @@ func TestServeRefusesUntilItKnowsItsNetwork(t *testing.T) {
 	code := make(chan int, 1)
 	dir := t.TempDir()
 	go func() {
-		code <- command(ctx, []string{"--state", dir, "--listen", "127.0.0.1:0", "--join", nobodyThere(t)}, io.Discard, log)
+		code <- command(ctx, []string{"--state", dir, "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:0", "--join", nobodyThere(t)}, io.Discard, log)
 	}()
 	c, pin := node(t, log)
 	s := relaytest.WaitFor(t, c, func(s client.State) bool { return s.LastError != nil })
@@ -297,17 +298,30 @@ func TestRunFollowsItsAdmitter(t *testing.T) {
 
 func TestWhatCannotBeServed(t *testing.T) {
 	taken, join := relaytest.New(t), nobodyThere(t)
+	udp, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	serve := []string{"--state", t.TempDir(), "--listen", "127.0.0.1:0"}
 	for _, c := range []struct {
 		name string
 		args []string
 		want string
 	}{
 		{"port taken", []string{"--state", t.TempDir(), "--listen", taken.Addr()}, "address already in use"},
-		{"metrics port taken", []string{"--state", t.TempDir(), "--listen", "127.0.0.1:0", "--metrics", taken.Addr()}, "address already in use"},
+		{"metrics port taken", []string{"--state", t.TempDir(), "--listen", "127.0.0.1:0", "--stun", "none", "--metrics", taken.Addr()}, "address already in use"},
+		{"STUN port taken", append(serve, "--stun", udp.LocalAddr().String()), "address already in use; give another address, or --stun none"},
+		{"second STUN port taken", append(serve, "--stun", "127.0.0.1:0", "--stun", udp.LocalAddr().String()), "address already in use; give another"},
+		{"STUN at a name", append(serve, "--stun", "localhost:3478"), "is no IP address"},
+		{"STUN without a port", append(serve, "--stun", "127.0.0.1"), "want IP:PORT, :PORT or, alone, none"},
+		{"STUN at a named port", append(serve, "--stun", ":stun"), "is no number up to 65535"},
+		{"STUN nowhere and somewhere", append(serve, "--stun", "none", "--stun", ":0"), "want IP:PORT, :PORT or, alone, none"},
+		{"STUN at nothing", append(serve, "--stun", ""), "want IP:PORT, :PORT or, alone, none"},
 		{"no state directory", []string{"--state", "/dev/null/x", "--listen", "127.0.0.1:0"}, "/dev/null"},
 	} {
 		var stderr bytes.Buffer
-		if code := command(t.Context(), append(c.args, "--join", join), io.Discard, &stderr); code != 2 || !strings.Contains(stderr.String(), c.want) {
+		if code := command(t.Context(), append(slices.Clone(c.args), "--join", join), io.Discard, &stderr); code != 2 || !strings.Contains(stderr.String(), c.want) {
 			t.Errorf("%s: exit code %d, %q; want 2 and %q", c.name, code, stderr.String(), c.want)
 		}
 	}

@@ -15,14 +15,16 @@ import (
 
 	"github.com/writmesh/writ/coordinator/papers"
 	"github.com/writmesh/writ/relay/internal/server"
+	"github.com/writmesh/writ/relay/stun"
 )
 
 // Config is what serve is started with.
 type Config struct {
-	State   string `required:"" placeholder:"DIR" help:"Directory of the relay's state."`
-	Listen  string `default:":443" placeholder:"ADDR" help:"Where nodes connect, TCP (${default})."`
-	Join    string `required:"" placeholder:"STRING" help:"The network's join string, as agents are given it."`
-	Metrics string `placeholder:"ADDR" help:"Serve Prometheus metrics at http://ADDR/metrics."`
+	State   string   `required:"" placeholder:"DIR" help:"Directory of the relay's state."`
+	Listen  string   `default:":443" placeholder:"ADDR" help:"Where nodes connect, TCP (${default})."`
+	STUN    []string `name:"stun" sep:"none" default:":3478" placeholder:"ADDR" help:"Where to answer STUN, UDP: IP:PORT, or :PORT for both families (${default}). Repeat it for more; none for nowhere."`
+	Join    string   `required:"" placeholder:"STRING" help:"The network's join string, as agents are given it."`
+	Metrics string   `placeholder:"ADDR" help:"Serve Prometheus metrics at http://ADDR/metrics."`
 }
 
 // An admitter decides who may use the relay, and keeps itself current.
@@ -75,6 +77,16 @@ func run(ctx context.Context, cfg Config, adm admitter, log *slog.Logger) error 
 	if err != nil {
 		return err
 	}
+	asked, err := listenSTUN(ctx, cfg.STUN, log)
+	if err != nil {
+		ln.Close()
+		return err
+	}
+	stuns, err := stun.New(stun.Config{Log: log, Registerer: registry})
+	if err != nil {
+		ln.Close()
+		return err
+	}
 	log.Info("relay listens", "addr", ln.Addr(), "key", identity.Public())
 
 	var (
@@ -94,6 +106,9 @@ func run(ctx context.Context, cfg Config, adm admitter, log *slog.Logger) error 
 		})
 	}
 	start("serve", func() error { return s.Serve(ctx, ln) })
+	for _, c := range asked {
+		start("stun", func() error { return stuns.Serve(ctx, c) })
+	}
 	start("follow", func() error { return adm.Follow(ctx, s.Recheck) })
 	if cfg.Metrics != "" {
 		start("metrics", func() error { return serveMetrics(ctx, cfg.Metrics, registry, log) })
