@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,6 +17,11 @@ type kernel struct {
 	plain  *netlink.Handle
 	strict *netlink.Handle // dumps of routes that the kernel narrows to one table
 	no6    bool            // the kernel runs without IPv6
+
+	// changes is the socket by which routes are changed, and port its address: the
+	// kernel names it in the messages about these changes.
+	changes map[int]*nl.SocketHandle
+	port    uint32
 }
 
 // families returns those that the kernel has.
@@ -39,6 +46,15 @@ func openKernel() (*kernel, error) {
 	// narrowed here: slower, and the same result.
 	_ = strict.SetStrictCheck(true)
 	k := &kernel{plain: plain, strict: strict}
+	socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
+	if err == nil {
+		k.changes = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}
+		k.port, err = socket.GetPid()
+	}
+	if err != nil {
+		k.close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
 	_, err = plain.RuleList(unix.AF_INET6)
 	k.no6 = noFamily(err)
 	return k, nil
@@ -47,6 +63,9 @@ func openKernel() (*kernel, error) {
 func (k *kernel) close() {
 	k.plain.Close()
 	k.strict.Close()
+	for _, s := range k.changes {
+		s.Close()
+	}
 }
 
 // dumpTries is how often a dump is asked for again that the kernel says was
@@ -145,31 +164,44 @@ func describe(f netlink.Route) string {
 	return fmt.Sprintf("%s proto %d metric %d", dst, f.Protocol, f.Priority)
 }
 
-// toKernel writes a route of ours.
-func toKernel(r route) *netlink.Route {
-	out := &netlink.Route{
-		Dst: toIPNet(r.dst), Table: Table, Protocol: Protocol, Priority: r.metric, LinkIndex: r.link, Family: unix.AF_INET6,
+// changeRoute asks for one change of a route of ours.
+func (k *kernel) changeRoute(kind uint16, flags uint16, r route) error {
+	req := &nl.NetlinkRequest{
+		NlMsghdr: unix.NlMsghdr{Len: unix.SizeofNlMsghdr, Type: kind, Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK | flags},
+		Sockets:  k.changes,
 	}
+	msg := &nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET6, Dst_len: uint8(r.dst.Bits()), Protocol: Protocol}}
 	if r.dst.Addr().Is4() {
-		out.Family = unix.AF_INET
+		msg.Family = unix.AF_INET
+	}
+	switch {
+	case kind == unix.RTM_DELROUTE:
+		msg.Scope = unix.RT_SCOPE_NOWHERE // of any scope
+	case r.kind == device && r.dst.Addr().Is4():
+		msg.Scope = unix.RT_SCOPE_LINK
 	}
 	switch r.kind {
 	case unreachable:
-		out.Type = unix.RTN_UNREACHABLE
+		msg.Type = unix.RTN_UNREACHABLE
 	case device:
-		out.Type = unix.RTN_UNICAST
-		if r.dst.Addr().Is4() {
-			out.Scope = unix.RT_SCOPE_LINK
-		}
+		msg.Type = unix.RTN_UNICAST
+	}
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(Table)))
+	req.AddData(nl.NewRtAttr(unix.RTA_DST, r.dst.Addr().AsSlice()))
+	req.AddData(nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(uint32(r.metric))))
+	if r.link != 0 {
+		req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(r.link))))
 	}
 	if r.src.IsValid() {
-		out.Src = r.src.AsSlice()
+		req.AddData(nl.NewRtAttr(unix.RTA_PREFSRC, r.src.AsSlice()))
 	}
-	return out
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 func (k *kernel) addRoute(r route) error {
-	err := k.plain.RouteAdd(toKernel(r))
+	err := k.changeRoute(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, r)
 	switch {
 	case err == nil:
 		return nil
@@ -181,7 +213,7 @@ func (k *kernel) addRoute(r route) error {
 
 func (k *kernel) removeRoute(r route) error {
 	// ESRCH: it went by itself meanwhile, with its interface or its source.
-	if err := k.plain.RouteDel(toKernel(r)); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := k.changeRoute(unix.RTM_DELROUTE, 0, r); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("remove %s route %s from table %d: %w", r.kind, r.dst, Table, err)
 	}
 	return nil

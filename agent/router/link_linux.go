@@ -12,25 +12,28 @@ import (
 )
 
 // setLink brings the interface up with its MTU and addresses. It reports whether
-// IPv6 is off for it.
-func (k *kernel) setLink(link netlink.Link, s State) (off6 bool, err error) {
+// it changed anything, and whether IPv6 is off for the interface.
+func (k *kernel) setLink(link netlink.Link, s State) (changed, off6 bool, err error) {
 	name, attrs := link.Attrs().Name, link.Attrs()
+	up := attrs.Flags&net.FlagUp != 0
 	if s.MTU != 0 && attrs.MTU != s.MTU {
 		if err := k.plain.LinkSetMTU(link, s.MTU); err != nil {
-			return false, fmt.Errorf("set MTU %d of interface %s: %w", s.MTU, name, err)
+			return false, false, fmt.Errorf("set MTU %d of interface %s: %w", s.MTU, name, err)
 		}
+		changed = true
 	}
-	if attrs.Flags&net.FlagUp == 0 {
+	if !up {
 		// No address of the kernel's own making: it would send router solicitations
 		// and multicast reports into the mesh. A kernel without IPv6 makes none.
 		if err := k.plain.LinkSetIP6AddrGenMode(link, nl6AddrGenNone); err != nil && !switchedOff(err) && !errors.Is(err, unix.EINVAL) {
-			return false, fmt.Errorf("switch off automatic addresses of interface %s: %w", name, err)
+			return changed, false, fmt.Errorf("switch off automatic addresses of interface %s: %w", name, err)
 		}
 		if err := k.plain.LinkSetUp(link); err != nil {
-			return false, fmt.Errorf("bring interface %s up: %w", name, err)
+			return changed, false, fmt.Errorf("bring interface %s up: %w", name, err)
 		}
 	}
-	return k.setAddresses(link, s.Addresses)
+	of, off6, err := k.setAddresses(link, s.Addresses)
+	return changed || !up || of, off6, err
 }
 
 // nl6AddrGenNone is IN6_ADDR_GEN_MODE_NONE.
@@ -38,11 +41,11 @@ const nl6AddrGenNone = 1
 
 // setAddresses makes the interface's addresses those wanted. Link-local IPv6
 // addresses are the kernel's and stay.
-func (k *kernel) setAddresses(link netlink.Link, want []netip.Addr) (off6 bool, err error) {
+func (k *kernel) setAddresses(link netlink.Link, want []netip.Addr) (changed, off6 bool, err error) {
 	name := link.Attrs().Name
 	have, err := dump(func() ([]netlink.Addr, error) { return k.plain.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
-		return false, fmt.Errorf("list addresses of interface %s: %w", name, err)
+		return changed, false, fmt.Errorf("list addresses of interface %s: %w", name, err)
 	}
 	there := make(map[netip.Addr]bool)
 	for _, h := range have {
@@ -56,8 +59,9 @@ func (k *kernel) setAddresses(link netlink.Link, want []netip.Addr) (off6 bool, 
 		}
 		// EADDRNOTAVAIL: it went by itself.
 		if err := k.plain.AddrDel(link, &h); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return false, fmt.Errorf("remove address %s from interface %s: %w", p, name, err)
+			return changed, false, fmt.Errorf("remove address %s from interface %s: %w", p, name, err)
 		}
+		changed = true
 	}
 	for _, a := range want {
 		if there[a] {
@@ -71,10 +75,12 @@ func (k *kernel) setAddresses(link netlink.Link, want []netip.Addr) (off6 bool, 
 		case a.Is6() && err != nil && switchedOff(err):
 			off6 = true
 		case err != nil && !errors.Is(err, unix.EEXIST):
-			return off6, fmt.Errorf("add address %s to interface %s: %w", a, name, err)
+			return changed, off6, fmt.Errorf("add address %s to interface %s: %w", a, name, err)
+		default:
+			changed = true
 		}
 	}
-	return off6, nil
+	return changed, off6, nil
 }
 
 // fromAddr reads an address with the length of its subnet.

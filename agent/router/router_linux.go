@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 )
@@ -23,13 +24,19 @@ type Router struct {
 	// Owned by Watch: the machine's network as last seen, at first by New.
 	seen *surface
 
+	// What Set may rely on without reading the kernel's routes: while Watch runs and
+	// has seen nothing of others since, they are as Set left them. Set by Watch.
+	watching, stale atomic.Bool
+
 	mu sync.Mutex
 
 	// Guarded by mu.
-	state    State  // as last given to Set
-	given    bool   // Set was called
-	off6     bool   // IPv6 was off for the interface then
-	table    *table // the nftables table; nil without nftables
+	state    State          // as last given to Set
+	given    bool           // Set was called
+	off6     bool           // IPv6 was off for the interface then
+	have     map[route]bool // our routes as the last Set left them; nil if it failed
+	foreign  []string       // others' routes in our table, as read with them
+	table    *table         // the nftables table; nil without nftables
 	warnings []string
 	closed   bool
 }
@@ -136,39 +143,41 @@ func (r *Router) Set(ctx context.Context, s State) error {
 	}
 
 	// 2. Unreachable routes, and the rules that lead to them.
-	have, foreign, err := r.k.routes()
+	have, err := r.known()
 	if err != nil {
 		return err
 	}
-	around := surroundings{routes: foreign}
-	if err := r.setRoutes(ctx, s.routes(0), unreachablesOf(have)); err != nil {
+	around := surroundings{routes: r.foreign}
+	if err := r.setRoutes(ctx, s.routes(0), have, unreachable); err != nil {
 		return err
 	}
 	if around.rules, err = r.k.setRules(); err != nil {
 		return err
 	}
 
-	// 3. The interface and its addresses.
+	// 3. The interface and its addresses. Here the kernel may drop routes.
 	link, err := r.k.plain.LinkByName(r.cfg.Interface)
 	if err != nil {
 		return fmt.Errorf("find interface %s: %w", r.cfg.Interface, err)
 	}
-	off6, err := r.k.setLink(link, s)
+	changed, off6, err := r.k.setLink(link, s)
 	if err != nil {
 		return err
 	}
 	if r.off6 = off6; off6 {
 		warnings = append(warnings, fmt.Sprintf("IPv6 is switched off here (for interface %s): peers are reached by IPv4 alone", r.cfg.Interface))
 	}
+	if changed {
+		if have, r.foreign, err = r.k.routes(); err != nil {
+			return err
+		}
+	}
 
-	// 4. The routes to the interface. Those of the family that is switched off
-	// cannot be.
-	if have, _, err = r.k.routes(); err != nil {
+	// 4. The routes to the interface.
+	if err := r.setRoutes(ctx, s.routesWith(link.Attrs().Index, off6), have, 0); err != nil {
 		return err
 	}
-	if err := r.setRoutes(ctx, s.routesWith(link.Attrs().Index, off6), have); err != nil {
-		return err
-	}
+	r.have = have
 
 	// 5. The packet filter forgets what is gone.
 	if r.table != nil {
@@ -184,20 +193,27 @@ func (r *Router) Set(ctx context.Context, s State) error {
 	return nil
 }
 
-// unreachablesOf returns the unreachable ones of some routes.
-func unreachablesOf(have map[route]bool) map[route]bool {
-	out := make(map[route]bool, len(have))
-	for r := range have {
-		if r.kind == unreachable {
-			out[r] = true
-		}
+// known returns our routes as they are. The caller owns them: r.have is nil until
+// it gives them back, so that a Set that failed is followed by a look.
+func (r *Router) known() (map[route]bool, error) {
+	have := r.have
+	r.have = nil
+	// In this order: what Watch sees after the look makes it stale again.
+	if stale := r.stale.Swap(false); have != nil && r.watching.Load() && !stale {
+		return have, nil
 	}
-	return out
+	have, foreign, err := r.k.routes()
+	r.foreign = foreign
+	return have, err
 }
 
-// setRoutes makes the table's routes of ours those wanted.
-func (r *Router) setRoutes(ctx context.Context, want, have map[route]bool) error {
+// setRoutes makes the table's routes of ours those wanted, or only adds those of
+// one kind. It keeps have as they are.
+func (r *Router) setRoutes(ctx context.Context, want, have map[route]bool, only routeKind) error {
 	remove, add := routeChanges(want, have)
+	if only != 0 {
+		remove = nil
+	}
 	if len(remove)+len(add) > 0 {
 		r.log.Debug("routes change", "add", len(add), "remove", len(remove))
 	}
@@ -208,14 +224,19 @@ func (r *Router) setRoutes(ctx context.Context, want, have map[route]bool) error
 		if err := r.k.removeRoute(x); err != nil {
 			return err
 		}
+		delete(have, x)
 	}
 	for i, x := range add {
 		if i%256 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if only != 0 && x.kind != only {
+			continue
+		}
 		if err := r.k.addRoute(x); err != nil {
 			return err
 		}
+		have[x] = true
 	}
 	return nil
 }
@@ -277,7 +298,7 @@ func (r *Router) Close() error {
 	case err != nil:
 		errs = append(errs, fmt.Errorf("find interface %s: %w", r.cfg.Interface, err))
 	default:
-		_, err := r.k.setAddresses(link, nil)
+		_, _, err := r.k.setAddresses(link, nil)
 		errs = append(errs, err)
 	}
 	if r.table != nil {

@@ -3,9 +3,14 @@
 package router
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // bigState is a network of n peers with two addresses each.
@@ -51,6 +56,22 @@ func TestTenThousandPeers(t *testing.T) {
 	less.Peers = s.Peers[2:]
 	step("one peer less", less)
 	step("one peer more", s)
+
+	// With Watch, Set need not read what it knows.
+	ctx, stop := context.WithCancel(t.Context())
+	events, ended := make(chan Event, 100), make(chan error, 1)
+	go func() { ended <- r.Watch(ctx, func(e Event) { events <- e }) }()
+	must(t, netlink.RuleDel(ourRule(unix.AF_INET)))
+	if e := <-events; e != (Event{Ours: true}) {
+		t.Errorf("after a rule was removed: %s, want ours alone", e)
+	}
+	step("repair", s)
+	step("watched, one peer less", less)
+	step("watched, one peer more", s)
+	stop()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Watch ends with %v, want %v", err, context.Canceled)
+	}
 	must(t, r.Close())
 
 	r = routerFor(t, Config{}) // finds the unreachable routes of all

@@ -72,6 +72,9 @@ func (r *Router) Watch(ctx context.Context, tell func(Event)) error {
 		if t == 0 {
 			return
 		}
+		if t&lookOurs != 0 {
+			r.stale.Store(true)
+		}
 		pending.Or(uint32(t))
 		select {
 		case wake <- struct{}{}:
@@ -79,6 +82,8 @@ func (r *Router) Watch(ctx context.Context, tell func(Event)) error {
 		}
 	}
 	pull(lookAll)
+	r.watching.Store(true)
+	defer r.watching.Store(false)
 
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range sockets {
@@ -150,15 +155,15 @@ func (r *Router) receive(ctx context.Context, s *nl.NetlinkSocket, pull func(tri
 		}
 		var t trigger
 		for _, m := range msgs {
-			t |= where(m)
+			t |= where(m, r.k.port)
 		}
 		pull(t)
 	}
 }
 
 // where says where a message of the kernel points to. One that cannot be read
-// points everywhere.
-func where(m syscall.NetlinkMessage) trigger {
+// points everywhere; one about a change of a route by our own port nowhere.
+func where(m syscall.NetlinkMessage, own uint32) trigger {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return lookAddrs | lookOurs
@@ -167,6 +172,9 @@ func where(m syscall.NetlinkMessage) trigger {
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		return lookOurs
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		if own != 0 && m.Header.Pid == own {
+			return 0
+		}
 		return whereRoute(m.Data)
 	}
 	if m.Header.Type>>8 == unix.NFNL_SUBSYS_NFTABLES {

@@ -60,10 +60,10 @@ func TestWatch(t *testing.T) {
 		do   func()
 	}{
 		{"a route was removed", func() {
-			must(t, netlink.RouteDel(toKernel(route{dst: peer, kind: device, metric: deviceMetric})))
+			must(t, netlink.RouteDel(&netlink.Route{Dst: toIPNet(peer), Table: Table, Priority: deviceMetric, Scope: netlink.SCOPE_LINK}))
 		}},
 		{"an unreachable route was removed", func() {
-			must(t, netlink.RouteDel(toKernel(route{dst: peer, kind: unreachable, metric: unreachableMetric})))
+			must(t, netlink.RouteDel(&netlink.Route{Dst: toIPNet(peer), Table: Table, Priority: unreachableMetric, Type: unix.RTN_UNREACHABLE}))
 		}},
 		{"a rule was removed", func() { must(t, netlink.RuleDel(ourRule(unix.AF_INET6))) }},
 		{"an address was removed", func() {
@@ -156,6 +156,7 @@ func FuzzWhere(f *testing.F) {
 	route := nl.NewRtMsg()
 	route.Table = unix.RT_TABLE_COMPAT
 	attr := nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(Table))
+	const ownPort = 4711
 	seeds := []struct {
 		kind uint16
 		data []byte
@@ -171,13 +172,17 @@ func FuzzWhere(f *testing.F) {
 		{unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN, nil, 0},
 	}
 	for _, s := range seeds {
-		if got := where(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: s.kind}, Data: s.data}); got != s.want {
+		if got := where(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: s.kind}, Data: s.data}, ownPort); got != s.want {
 			f.Errorf("message %#x % x points to %b, want %b", s.kind, s.data, got, s.want)
 		}
 		f.Add(s.kind, s.data)
 	}
+	own := syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: seeds[0].kind, Pid: ownPort}, Data: seeds[0].data}
+	if got := where(own, ownPort); got != 0 {
+		f.Errorf("a message about our own change points to %b, want nowhere", got)
+	}
 	f.Fuzz(func(t *testing.T, kind uint16, data []byte) {
-		where(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: data})
+		where(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: data}, ownPort)
 	})
 }
 
