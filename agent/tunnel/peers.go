@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,21 +28,36 @@ type Peer struct {
 	Allowed []netip.Prefix
 }
 
-// PeerStats is what WireGuard counted for a peer, since it was set.
+// PeerStats is what WireGuard counted for a peer, since SetPeers declared it.
 type PeerStats struct {
 	ID            key.NodeID
 	LastHandshake time.Time // zero: none yet
 	RxBytes       uint64
 	TxBytes       uint64
+
+	// Configured says that WireGuard knows the peer now. It counts nothing for
+	// one that it does not know.
+	Configured bool
 }
 
-// A peerSet is what WireGuard was last told.
+// A peerSet is the peers that SetPeers declared.
 type peerSet struct {
 	mu    sync.Mutex
-	known map[key.NodeID]Peer // guarded by mu; Allowed is sorted
+	known map[key.NodeID]*member // guarded by mu
 }
 
-func (s *peerSet) init() { s.known = make(map[key.NodeID]Peer) }
+func (s *peerSet) init() { s.known = make(map[key.NodeID]*member) }
+
+// configured is what WireGuard was last told.
+func (s *peerSet) configured() map[key.NodeID]Peer {
+	all := make(map[key.NodeID]Peer)
+	for id, m := range s.known {
+		if m.configured.Load() {
+			all[id] = m.peer
+		}
+	}
+	return all
+}
 
 // SetPeers makes peers the tunnel's peers, all of them. It changes what differs
 // from before and nothing else. A peer whose key changed loses its session; so
@@ -55,24 +71,104 @@ func (t *Tunnel) SetPeers(peers []Peer) error {
 	s := &t.peers
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	config, gone := difference(s.known, next)
-	if config == "" {
+	select {
+	case <-t.Done():
+		return fmt.Errorf("set peers: %w", os.ErrClosed)
+	default:
+	}
+	if s.equal(next) {
 		return nil
 	}
-	if err := t.dev.IpcSet(config); err != nil {
-		// What was applied is not known. Without peers nothing passes, and the
-		// next call starts afresh.
-		t.dev.RemoveAllPeers()
-		s.init()
-		return fmt.Errorf("set peers: removed them all: %w", err)
+	was := s.configured()
+	var gone []*member
+	for id, m := range s.known {
+		if _, stays := next[id]; !stays {
+			gone = append(gone, m)
+		}
 	}
-	s.known = next
-	if t.forget != nil {
-		for _, id := range gone {
+	known := make(map[key.NodeID]*member, len(next))
+	for id, p := range next {
+		m := s.known[id]
+		if m == nil {
+			m = &member{id: id, base: PeerStats{ID: id}}
+		} else if !m.peer.Key.Equal(p.Key) {
+			m.base = PeerStats{ID: id}
+			t.tap.inGate.drop(&m.in)
+			t.tap.outGate.drop(&m.out)
+		}
+		m.peer = p
+		known[id] = m
+	}
+	table := newRoutes(known)
+	will := make(map[key.NodeID]Peer, len(was))
+	for id, m := range known {
+		m.pinned = t.idle == 0 || table.shadowed(m)
+		if m.pinned || m.configured.Load() {
+			will[id] = m.peer
+			t.bind.add(m)
+		}
+	}
+
+	// From here on an address is its new member's. Until WireGuard knows that
+	// too, what is sent to a member that is not configured waits.
+	s.known = known
+	t.tap.routes.Store(table)
+	for _, m := range gone {
+		m.gone.Store(true)
+	}
+	config := difference(was, will)
+	if config != "" {
+		if err := t.dev.IpcSet(config); err != nil {
+			t.removeAll()
+			return fmt.Errorf("set peers: removed them all: %w", err)
+		}
+	}
+	now := time.Now()
+	for id := range will {
+		if m := known[id]; !m.configured.Load() {
+			m.lastActive = now
+			m.configured.Store(true)
+		}
+	}
+	for _, m := range gone {
+		t.bind.remove(m)
+		if t.forget != nil {
+			t.forget(m.id)
+		}
+	}
+	t.tap.wake()
+	return nil
+}
+
+// removeAll is for when what WireGuard applied of a change is not known: without
+// peers nothing passes, and the next SetPeers starts afresh.
+func (t *Tunnel) removeAll() {
+	t.dev.RemoveAllPeers()
+	t.tap.routes.Store(new(routes))
+	for id, m := range t.peers.known {
+		m.gone.Store(true)
+		m.configured.Store(false)
+		t.bind.remove(m)
+		if t.forget != nil {
 			t.forget(id)
 		}
 	}
-	return nil
+	t.peers.init()
+	t.tap.wake()
+}
+
+// equal reports whether next is what was declared.
+func (s *peerSet) equal(next map[key.NodeID]Peer) bool {
+	if len(next) != len(s.known) {
+		return false
+	}
+	for id, p := range next {
+		m := s.known[id]
+		if m == nil || !m.peer.Key.Equal(p.Key) || !slices.Equal(m.peer.Allowed, p.Allowed) {
+			return false
+		}
+	}
+	return true
 }
 
 // checkPeers refuses what WireGuard would take and guess about.
@@ -122,7 +218,7 @@ func comparePrefixes(a, b netip.Prefix) int {
 }
 
 // difference writes, in WireGuard's configuration protocol, what turns old into
-// next, and names the nodes that are gone. The order is what makes an address
+// next. The order is what makes an address
 // move at once: WireGuard gives an address to its new peer when it is told of
 // it, taking it from the old one, so new addresses come before removals.
 //
@@ -130,7 +226,7 @@ func comparePrefixes(a, b netip.Prefix) int {
 //     its key, and must not let one node continue the other's session
 //  2. add new peers, and new addresses of old ones
 //  3. remove what is left of old addresses and of old peers
-func difference(old, next map[key.NodeID]Peer) (config string, gone []key.NodeID) {
+func difference(old, next map[key.NodeID]Peer) string {
 	holder := make(map[[32]byte]key.NodeID, len(next))
 	for id, p := range next {
 		holder[p.Key.Bytes()] = id
@@ -139,9 +235,6 @@ func difference(old, next map[key.NodeID]Peer) (config string, gone []key.NodeID
 	for _, id := range sortedIDs(old) {
 		was := old[id]
 		now, stays := next[id]
-		if !stays {
-			gone = append(gone, id)
-		}
 		if stays && now.Key.Equal(was.Key) {
 			continue
 		}
@@ -155,16 +248,21 @@ func difference(old, next map[key.NodeID]Peer) (config string, gone []key.NodeID
 		now := next[id]
 		was, existed := old[id]
 		if !existed || !now.Key.Equal(was.Key) {
-			fmt.Fprintf(&added, "public_key=%s\nendpoint=%s\n", now.Key.Hex(), id)
-			for _, a := range now.Allowed {
-				fmt.Fprintf(&added, "allowed_ip=%s\n", a)
-			}
+			writePeer(&added, now)
 			continue
 		}
 		describe(&added, now, "allowed_ip=", now.Allowed, was.Allowed)
 		describe(&removed, now, "allowed_ip=-", was.Allowed, now.Allowed)
 	}
-	return passed.String() + added.String() + removed.String(), gone
+	return passed.String() + added.String() + removed.String()
+}
+
+// writePeer writes all there is to know of a new peer.
+func writePeer(w *strings.Builder, p Peer) {
+	fmt.Fprintf(w, "public_key=%s\nendpoint=%s\n", p.Key.Hex(), p.ID)
+	for _, a := range p.Allowed {
+		fmt.Fprintf(w, "allowed_ip=%s\n", a)
+	}
 }
 
 // describe writes a line for each of a that is not in b. Both are sorted.
@@ -193,21 +291,53 @@ func sortedIDs(m map[key.NodeID]Peer) []key.NodeID {
 
 // Stats are counts for every peer, in the order of their ids.
 func (t *Tunnel) Stats() ([]PeerStats, error) {
-	t.peers.mu.Lock()
-	byKey := make(map[string]key.NodeID, len(t.peers.known))
-	for id, p := range t.peers.known {
-		byKey[p.Key.Hex()] = id
-	}
-	t.peers.mu.Unlock()
-	text, err := t.dev.IpcGet()
+	s := &t.peers
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, err := t.counted()
 	if err != nil {
 		return nil, fmt.Errorf("read peer statistics: %w", err)
+	}
+	all := make([]PeerStats, 0, len(s.known))
+	for id, m := range s.known {
+		p := m.base.plus(now[id])
+		p.Configured = m.configured.Load()
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b PeerStats) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	return all, nil
+}
+
+// plus is what was counted together with what is counted now.
+func (p PeerStats) plus(now PeerStats) PeerStats {
+	p.RxBytes += now.RxBytes
+	p.TxBytes += now.TxBytes
+	if now.LastHandshake.After(p.LastHandshake) {
+		p.LastHandshake = now.LastHandshake
+	}
+	return p
+}
+
+// counted is what WireGuard counts, for every peer that it knows. The peers' lock
+// is held.
+func (t *Tunnel) counted() (map[key.NodeID]PeerStats, error) {
+	byKey := make(map[string]key.NodeID, len(t.peers.known))
+	for id, m := range t.peers.known {
+		byKey[m.peer.Key.Hex()] = id
+	}
+	text, err := t.dev.IpcGet()
+	if err != nil {
+		return nil, err
 	}
 	stats, err := parseStats(text, byKey)
 	if err != nil {
-		return nil, fmt.Errorf("read peer statistics: %w", err)
+		return nil, err
 	}
-	return stats, nil
+	counted := make(map[key.NodeID]PeerStats, len(stats))
+	for _, p := range stats {
+		counted[p.ID] = p
+	}
+	return counted, nil
 }
 
 // parseStats reads WireGuard's answer. A peer that is not in byKey came or went

@@ -2,11 +2,11 @@ package tunnel
 
 import (
 	"context"
-	"errors"
-	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 )
 
@@ -21,8 +21,9 @@ type interrupter interface {
 // writes its virtio header (10 bytes) there.
 const headroom = 16
 
-// A tap is the tun.Device that WireGuard sees: the real one, with both filters
-// and both injections.
+// A tap is the tun.Device that WireGuard sees: the real one, with both filters,
+// both injections, what is held for peers that are not configured yet, and the
+// gate before WireGuard.
 type tap struct {
 	tun.Device // Events, File, Name, BatchSize are the device's
 
@@ -42,11 +43,27 @@ type tap struct {
 	}
 	hasOutwards atomic.Bool // spares Read the lock
 
-	refusedIn, refusedOut, injectFull atomic.Uint64
+	routes          atomic.Pointer[routes] // whose an address is; never nil
+	inGate, outGate *gate
+	calls           callList
+	released        atomic.Bool // something may be ready that is held
+
+	// owned by Read, which WireGuard calls from one goroutine
+	holding   []*member // those with held packets
+	heldBytes int       // of them all
+	passing   []*member // those with packets in the batch at work
+
+	refusedIn, refusedOut, injectFull                  atomic.Uint64
+	unrouted, heldCount, heldFull, heldLost, noSession atomic.Uint64
 }
 
 func newTap(dev tun.Device, mtu int, in, out func([]byte) bool) *tap {
-	t := &tap{Device: dev, mtu: mtu, in: in, out: out, inwards: make(chan []byte, injectLength)}
+	t := &tap{
+		Device: dev, mtu: mtu, in: in, out: out, inwards: make(chan []byte, injectLength),
+		inGate: newGate(), outGate: newGate(),
+	}
+	t.routes.Store(new(routes))
+	t.calls.called = make(chan struct{}, 1)
 	if src, ok := dev.(interface {
 		tun.Device
 		interrupter
@@ -87,37 +104,130 @@ func (t *tap) MTU() (int, error) {
 	return t.Device.MTU()
 }
 
-// Read hands out injected packets first, then what the device sends and Out
-// allows. A refused packet stays in the batch with size 0, which WireGuard
-// skips; a batch of nothing else is not worth waking it for.
+// Close closes the device, and whatever waits at a gate.
+func (t *tap) Close() error {
+	t.inGate.close()
+	t.outGate.close()
+	return t.Device.Close()
+}
+
+// Read hands out packets that were held first, then injected ones, then what the
+// device sends and Out allows. A packet that does not pass stays in the batch
+// with size 0, which WireGuard skips; a batch of nothing else is not worth waking
+// it for.
 func (t *tap) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	for {
-		if n := t.takeOutwards(bufs, sizes, offset); n > 0 {
-			return n, nil
+		t.outGate.wait()
+		n := t.release(bufs, sizes, offset)
+		if n == 0 {
+			n = t.takeOutwards(bufs, sizes, offset)
+			t.route(bufs[:n], sizes, offset)
 		}
-		n, err := t.source.Read(bufs, sizes, offset)
-		passed, refused := 0, uint64(0)
-		for i := range n {
-			switch {
-			case sizes[i] == 0:
-			case t.out(bufs[i][offset : offset+sizes[i]]):
-				passed++
-			default:
-				sizes[i] = 0
-				refused++
-			}
+		var err error
+		if n == 0 {
+			n, err = t.source.Read(bufs, sizes, offset)
+			t.judge(bufs[:n], sizes, offset)
+			t.route(bufs[:n], sizes, offset)
 		}
-		if refused > 0 {
-			t.refusedOut.Add(refused)
+		passed := len(t.passing) > 0
+		for _, m := range t.passing {
+			t.outGate.enter(&m.out, m.passing)
+			m.passing = 0
 		}
-		if passed > 0 || err != nil {
+		t.passing = t.passing[:0]
+		if passed || err != nil {
 			return n, err
 		}
 	}
 }
 
-// Write passes on what In allows, moving it together within bufs.
+// judge gives size 0 to what Out refuses.
+func (t *tap) judge(bufs [][]byte, sizes []int, offset int) {
+	refused := uint64(0)
+	for i := range bufs {
+		if sizes[i] > 0 && !t.out(bufs[i][offset:offset+sizes[i]]) {
+			sizes[i] = 0
+			refused++
+		}
+	}
+	if refused > 0 {
+		t.refusedOut.Add(refused)
+	}
+}
+
+// route gives size 0 to what does not go into WireGuard now: it is nobody's, or
+// held, or too much for a peer without a session.
+func (t *tap) route(bufs [][]byte, sizes []int, offset int) {
+	routes := t.routes.Load()
+	var before []byte // the packet before, and whose it was
+	var m *member
+	for i := range bufs {
+		if sizes[i] == 0 {
+			continue
+		}
+		pkt := bufs[i][offset : offset+sizes[i]]
+		if !sameDestination(before, pkt) {
+			m = routes.to(pkt)
+		}
+		before = pkt
+		switch {
+		case m == nil:
+			t.unrouted.Add(1)
+			sizes[i] = 0
+		case !m.ready():
+			t.hold(m, pkt)
+			sizes[i] = 0
+		case !m.out.moving.Load() && !m.mayWait():
+			t.noSession.Add(1)
+			sizes[i] = 0
+		default:
+			t.pass(m)
+		}
+	}
+}
+
+// ready reports whether a packet for m may go into WireGuard, in its turn. It
+// says that m is active before it looks whether m is configured, as sweep does
+// the opposite in the opposite order: one of them notices the other.
+func (m *member) ready() bool {
+	if !m.active.Load() {
+		m.active.Store(true)
+	}
+	return m.configured.Load() && len(m.held) == 0
+}
+
+// mayWait reports whether one more packet may go in for m, which has no session.
+func (m *member) mayWait() bool {
+	if m.waiting < maxWaiting {
+		return true
+	}
+	now := time.Now()
+	if now.Sub(m.lastTrickle) < trickle {
+		return false
+	}
+	m.lastTrickle = now
+	return true
+}
+
+// pass counts a packet of the batch for m.
+func (t *tap) pass(m *member) {
+	if m.passing == 0 {
+		t.passing = append(t.passing, m)
+	}
+	m.passing++
+	if m.out.moving.Load() {
+		m.waiting = 0
+	} else if m.waiting < maxWaiting {
+		m.waiting++
+	}
+}
+
+// Write passes on what In allows, moving it together within bufs. WireGuard
+// writes one peer's packets at a time.
 func (t *tap) Write(bufs [][]byte, offset int) (int, error) {
+	if len(bufs) > 0 {
+		t.cameOut(bufs, offset)
+	}
 	passed := 0
 	for i, b := range bufs {
 		if len(b) > offset && t.in(b[offset:]) {
@@ -135,6 +245,23 @@ func (t *tap) Write(bufs [][]byte, offset int) (int, error) {
 		return 0, err
 	}
 	return len(bufs), nil
+}
+
+// cameOut tells the gate that a peer's packets have come out. WireGuard decrypts
+// in place, so the message's header is still before the last of them.
+func (t *tap) cameOut(bufs [][]byte, offset int) {
+	last := bufs[len(bufs)-1]
+	if offset < device.MessageTransportHeaderSize || len(last) <= offset {
+		return
+	}
+	m := t.routes.Load().from(last[offset:])
+	if m == nil {
+		return
+	}
+	if !m.active.Load() {
+		m.active.Store(true)
+	}
+	t.inGate.leaveUpTo(&m.in, tag(last[offset-device.MessageTransportHeaderSize:]))
 }
 
 func (t *tap) injectIn(pkt []byte) bool {
@@ -190,98 +317,4 @@ func (t *tap) takeOutwards(bufs [][]byte, sizes []int, offset int) int {
 		t.hasOutwards.Store(false)
 	}
 	return n
-}
-
-// A pump reads a device that cannot be interrupted, in a goroutine, so that
-// whoever reads the pump can be. Two batches go round: one is filled while the
-// other is emptied.
-type pump struct {
-	// set at construction
-	dev         tun.Device
-	interrupted chan struct{} // holds one token
-	empty, full chan *pumped
-	ended       chan struct{} // closed when run returns
-}
-
-// A pumped is one batch as the device returned it.
-type pumped struct {
-	bufs  [][]byte
-	sizes []int
-	n     int
-	err   error
-}
-
-// pumpBuffer is what wireguard-go gives a device to read a packet into.
-const pumpBuffer = 1<<16 - 1
-
-func newPump(dev tun.Device) *pump {
-	p := &pump{
-		dev:         dev,
-		interrupted: make(chan struct{}, 1),
-		empty:       make(chan *pumped, 2),
-		full:        make(chan *pumped, 2),
-		ended:       make(chan struct{}),
-	}
-	size := dev.BatchSize()
-	for range 2 {
-		b := &pumped{bufs: make([][]byte, size), sizes: make([]int, size)}
-		for i := range b.bufs {
-			b.bufs[i] = make([]byte, headroom+pumpBuffer)
-		}
-		p.empty <- b
-	}
-	return p
-}
-
-// run reads until the device is closed. Nothing in it blocks for longer: the
-// channels hold every batch there is.
-func (p *pump) run(ctx context.Context) {
-	defer close(p.ended)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case b := <-p.empty:
-			b.n, b.err = p.dev.Read(b.bufs, b.sizes, headroom)
-			err := b.err // b is the reader's once it is handed over
-			p.full <- b
-			if err != nil && !errors.Is(err, tun.ErrTooManySegments) {
-				return
-			}
-		}
-	}
-}
-
-// Interrupt makes one Read return.
-func (p *pump) Interrupt() {
-	select {
-	case p.interrupted <- struct{}{}:
-	default:
-	}
-}
-
-// Read copies a batch of the device's.
-func (p *pump) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	var b *pumped
-	select {
-	case b = <-p.full:
-	case <-p.interrupted:
-		return 0, nil
-	case <-p.ended:
-		select {
-		case b = <-p.full:
-		default:
-			return 0, os.ErrClosed
-		}
-	}
-	n := min(b.n, len(bufs))
-	for i := range n {
-		sizes[i] = 0
-		if pkt := b.bufs[i][headroom : headroom+b.sizes[i]]; len(pkt) <= len(bufs[i])-offset {
-			sizes[i] = copy(bufs[i][offset:], pkt)
-		}
-	}
-	err := b.err
-	p.empty <- b
-	return n, err
 }

@@ -247,7 +247,11 @@ func TestDeviceWithoutInterrupt(t *testing.T) {
 // The filters cost no allocation, with any batch.
 func TestNoAllocationPerPacket(t *testing.T) {
 	pass := func(pkt []byte) bool { return pkt[0] == 0x45 }
-	tp := &tap{Device: discard{}, in: pass, out: pass, source: discard{}}
+	tp := newTap(discard{}, 0, pass, pass)
+	m := &member{peer: Peer{Allowed: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/32")}}}
+	m.configured.Store(true)
+	tp.routes.Store(newRoutes(map[key.NodeID]*member{{1}: m}))
+	tp.outGate.leave(&m.out, 0) // it moves
 	bufs, sizes := make([][]byte, 128), make([]int, 128)
 	for i := range bufs {
 		bufs[i] = make([]byte, 1500)

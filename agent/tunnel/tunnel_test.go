@@ -39,7 +39,13 @@ type mesh struct {
 	mu    sync.Mutex
 	binds map[key.NodeID]*bind.Bind
 	down  bool // every Send is refused
+
+	idle    time.Duration // of the nodes started from now on
+	running sync.WaitGroup
 }
+
+// lazily makes newMesh one whose nodes configure their peers when needed.
+var lazily bool
 
 var errNoPath = errors.New("no path")
 
@@ -101,7 +107,7 @@ func (m *mesh) node(t testing.TB, n byte) *node {
 func (m *mesh) start(t testing.TB, nd *node, mtu int) {
 	t.Helper()
 	var err error
-	nd.bind, err = bind.New(bind.Config{Sender: door{m, nd.id}})
+	nd.bind, err = bind.New(bind.Config{Sender: door{m, nd.id}, Unknown: m.called(nd)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +115,7 @@ func (m *mesh) start(t testing.TB, nd *node, mtu int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nd.tun, err = New(Config{Key: nd.key, Device: nd.net, Bind: nd.bind, In: filter(&nd.in), Out: filter(&nd.out)})
+	nd.tun, err = New(Config{Key: nd.key, Device: nd.net, Bind: nd.bind, Idle: m.idle, In: filter(&nd.in), Out: filter(&nd.out)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,6 +124,21 @@ func (m *mesh) start(t testing.TB, nd *node, mtu int) {
 	m.mu.Lock()
 	m.binds[nd.id] = nd.bind
 	m.mu.Unlock()
+}
+
+// called is what nd does about a packet from a node that its Bind does not know.
+func (m *mesh) called(nd *node) func(src key.NodeID, pkt []byte) {
+	if m.idle == 0 {
+		return nil
+	}
+	return func(src key.NodeID, pkt []byte) {
+		pkt = bytes.Clone(pkt)
+		m.running.Go(func() {
+			if nd.tun.Configure(src) == nil {
+				nd.bind.Deliver(src, pkt)
+			}
+		})
+	}
 }
 
 func (nd *node) peer() Peer {
@@ -137,7 +158,13 @@ func (nd *node) setPeers(t testing.TB, others ...*node) {
 	}
 }
 
-func newMesh() *mesh { return &mesh{binds: make(map[key.NodeID]*bind.Bind)} }
+func newMesh() *mesh {
+	m := &mesh{binds: make(map[key.NodeID]*bind.Bind)}
+	if lazily {
+		m.idle = minIdle
+	}
+	return m
+}
 
 // pair is two nodes that are each other's peers.
 func pair(t testing.TB) (m *mesh, a, b *node) {
@@ -202,6 +229,7 @@ func TestNewRefuses(t *testing.T) {
 		"no bind":   func(c *Config) { c.Bind = nil },
 		"no key":    func(c *Config) { c.Key = key.WGPrivate{} },
 		"mtu":       func(c *Config) { c.MTU = -1 },
+		"idle time": func(c *Config) { c.Idle = minIdle - 1 },
 	} {
 		cfg := good
 		spoil(&cfg)
