@@ -20,8 +20,9 @@ import (
 // addresses and protocol, which tells what path traffic takes without asking
 // those who send it, and looks for the canary.
 type Tap struct {
-	file *os.File
-	done chan struct{}
+	where string
+	file  *os.File
+	done  chan struct{}
 
 	mu      sync.Mutex // guards the fields below
 	canary  []byte
@@ -41,7 +42,7 @@ type Flow struct {
 const maxClear = 5
 
 func newTap(n *Namespace, canary string) (*Tap, error) {
-	t := &Tap{canary: []byte(canary), done: make(chan struct{}), seen: map[Flow]uint64{}, changed: make(chan struct{})}
+	t := &Tap{where: n.Name, canary: []byte(canary), done: make(chan struct{}), seen: map[Flow]uint64{}, changed: make(chan struct{})}
 	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
 	err := n.Do(func() error {
 		// SOCK_DGRAM: packets without what stands before them on the line.
@@ -141,7 +142,7 @@ func (t *Tap) stop(tb testing.TB) {
 		cerr := raw.Control(func(fd uintptr) {
 			var s *unix.TpacketStats
 			if s, err = unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil && s.Drops > 0 {
-				tb.Errorf("canary: the capture missed %d of %d packets, so that nothing can be said", s.Drops, s.Packets)
+				tb.Errorf("canary: the capture at %s missed %d of %d packets, so that nothing can be said", t.where, s.Drops, s.Packets)
 			}
 		})
 		err = errors.Join(err, cerr)
@@ -156,9 +157,9 @@ func (t *Tap) stop(tb testing.TB) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.in == 0 {
-		tb.Error("canary: the capture saw no packet at all")
+		tb.Errorf("canary: the capture at %s saw no packet at all", t.where)
 	}
 	for _, p := range t.clear {
-		tb.Errorf("canary: what was said over the mesh crossed the Internet in clear: %s", p)
+		tb.Errorf("canary: what was said over the mesh crossed %s in clear: %s", t.where, p)
 	}
 }

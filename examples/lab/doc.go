@@ -6,12 +6,15 @@
 // Every scenario builds an Internet of its own out of network namespaces, and
 // draws it at the top of its file:
 //
-//	        the Internet (203.0.113.0/24, 2001:db8::/32; it routes, and everything
-//	             │        that crosses it is searched for a canary)
+//	        the Internet (203.0.113.0/24, 2001:db8::/32; it routes)
+//	             │
 //	    ┌────────┼──────────┬───────────────┐
 //	coordinator  relay    router          router         router: nftables, NAT or
 //	                       │ LAN            │ LAN         firewall; drops what it
 //	                     alice            ledger         did not ask for
+//
+// Whatever crosses the Internet or a router is searched for a canary, which is in
+// everything that scenarios say over the mesh.
 //
 // A namespace has no name and no file: it exists as long as the test's process
 // or a program in it, so that nothing is left of a laboratory that is killed. The

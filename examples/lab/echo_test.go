@@ -18,9 +18,10 @@ import (
 // echoPort is where hosts echo: RFC 862.
 const echoPort = 7
 
-// An Echo is a TCP server on a host that sends back what it reads.
+// An Echo is a server on a host that sends back what it reads, by TCP and by
+// UDP.
 type Echo struct {
-	Ended chan error // gets how each connection ended; nil is in order
+	Ended chan error // gets how each TCP connection ended; nil is in order
 
 	l   net.Listener
 	all sync.WaitGroup
@@ -47,6 +48,20 @@ func (h *Host) Echo() *Echo {
 		}
 	})
 	h.l.cleanup(l)
+	u, err := h.ListenUDP(netip.AddrPortFrom(netip.IPv6Unspecified(), echoPort))
+	h.l.must(err)
+	e.all.Go(func() {
+		buf := make([]byte, 64<<10)
+		for {
+			n, from, err := u.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			// An answer that cannot be sent is one that is lost.
+			_, _ = u.WriteToUDPAddrPort(buf[:n], from)
+		}
+	})
+	h.l.cleanup(u)
 	return e
 }
 

@@ -3,6 +3,9 @@
 package lab
 
 import (
+	"bytes"
+	"io"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"testing"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/writmesh/writ/agent/localapi"
 	"github.com/writmesh/writ/coordinator/netmap/netmaptest"
+	"github.com/writmesh/writ/examples/lab/link"
 )
 
 // The mesh by relay, and what it outlives. Alice sits where UDP is blocked, as in
@@ -43,12 +47,12 @@ type office struct {
 	echo          *Echo
 }
 
-func newOffice(t *testing.T, scenario, expected string) *office {
+func newOffice(t *testing.T, scenario, expected string, line ...link.Shape) *office {
 	t.Helper()
 	o := &office{Lab: New(t, scenario, expected)}
 	o.Mesh = o.NewMesh(accounting(aliceMail))
 	atLedger := NewHost(NewRouter(o.Inet(), "home", NAT{}), "ledger")
-	atAlice := NewHost(NewRouter(o.Inet(), "office", NAT{BlockUDP: true}), "alice")
+	atAlice := NewHost(NewRouter(o.Inet(), "office", NAT{BlockUDP: true}, line...), "alice")
 	o.echo = atLedger.Echo()
 	o.ledger = o.Up(atLedger, "tag:ledger", "--userspace", forwardEcho)
 	o.alice = o.Up(atAlice, aliceMail, "--userspace")
@@ -68,6 +72,34 @@ func TestUDPBlocked(t *testing.T) {
 	if pong.Path != "relay eu-1" {
 		t.Errorf("path: got %s, want relay eu-1", pong.Path)
 	}
+}
+
+// Alice's office is far away, behind a poor line: what she sends arrives whole.
+func TestPoorLine(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, "a line of 30 ms ± 10, 8 Mbit/s, 1 % lost, 1 % reordered", "512 KiB there and back",
+		link.Shape{Delay: 30 * time.Millisecond, Jitter: 10 * time.Millisecond, Rate: 8e6, Loss: 0.01, Reorder: 0.01, Seed: 1})
+	c := o.alice.Talk(o.ledger)
+	data := make([]byte, 512<<10)
+	rand.NewChaCha8([32]byte{1}).Read(data)
+	o.must(c.SetDeadline(time.Now().Add(within)))
+	began := time.Now()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Write(data)
+		sent <- err
+	}()
+	got := make([]byte, len(data))
+	if _, err := io.ReadFull(c, got); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, data) {
+		t.Error("what came back is not what was sent")
+	}
+	o.Got("the same, in %s", time.Since(began).Round(100*time.Millisecond))
 }
 
 // A relay that dies takes no connection with it.

@@ -33,6 +33,7 @@ type Lab struct {
 	spaces   []*Namespace
 	routers  []*Router
 	wires    []*link.Wire
+	taps     []*Tap
 	programs []*Program
 	agents   []*Agent
 	closers  []io.Closer
@@ -57,8 +58,8 @@ func (l *Lab) Got(format string, args ...any) { l.row.got = fmt.Sprintf(format, 
 // close looks for the canary, tells what is known of a failure, and takes
 // everything down.
 func (l *Lab) close() {
-	if l.inet != nil && l.inet.tap != nil {
-		l.inet.tap.stop(l.t)
+	for _, tap := range l.taps {
+		tap.stop(l.t)
 	}
 	if l.t.Failed() {
 		l.diagnose()
@@ -111,6 +112,17 @@ func (l *Lab) namespace(name string) *Namespace {
 	return n
 }
 
+// tap captures in a namespace until the scenario ends.
+func (l *Lab) tap(n *Namespace) *Tap {
+	l.t.Helper()
+	tap, err := newTap(n, l.canary)
+	l.must(err)
+	l.mu.Lock()
+	l.taps = append(l.taps, tap)
+	l.mu.Unlock()
+	return tap
+}
+
 // A Segment is what hosts and routers are attached to: the Internet, or the LAN
 // behind a router.
 type Segment interface {
@@ -160,9 +172,7 @@ func newInternet(l *Lab) {
 	l.must(i.Sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"))
 	l.must(i.IP("addr add 203.0.113.1/32 dev lo", "addr add 2001:db8:ffff::1/128 dev lo nodad"))
 	l.must(i.NFT("table inet blocks {\n chain forward {\n type filter hook forward priority filter; policy accept;\n }\n}\n"))
-	var err error
-	i.tap, err = newTap(i.Namespace, l.canary)
-	l.must(err)
+	i.tap = l.tap(i.Namespace)
 }
 
 // Inet is the scenario's Internet.
@@ -273,6 +283,7 @@ type Router struct {
 	NAT    NAT
 	WAN    netip.Addr // its address outside
 	WAN6   netip.Addr
+	tap    *Tap
 	prefix netip.Prefix // of IPv6 inside; invalid without
 	n      int          // machines on the LAN
 }
@@ -283,6 +294,7 @@ func NewRouter(s Segment, name string, nat NAT, over ...link.Shape) *Router {
 	l.t.Helper()
 	r := &Router{Namespace: l.namespace(name), l: l, NAT: nat}
 	r.WAN, r.WAN6 = s.attach(r.Namespace, "wan", shape(over))
+	r.tap = l.tap(r.Namespace)
 	l.must(r.NFT(nat.ruleset()))
 	l.must(r.Sysctl(nat.sysctls()...))
 	l.must(r.IP("link add lan type bridge", fmt.Sprintf("addr add %s/%d dev lan", nat.lan().Addr().Next(), nat.lan().Bits()), "link set lan up"))
