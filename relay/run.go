@@ -82,9 +82,15 @@ func run(ctx context.Context, cfg Config, adm admitter, log *slog.Logger) error 
 		ln.Close()
 		return err
 	}
-	stuns, err := stun.New(stun.Config{Log: log, Registerer: registry})
+	stuns, err := stun.New(stun.Config{Log: log})
+	if err == nil {
+		err = registry.Register(stunCollector{stuns})
+	}
 	if err != nil {
 		ln.Close()
+		for _, c := range asked {
+			c.Close()
+		}
 		return err
 	}
 	log.Info("relay listens", "addr", ln.Addr(), "key", identity.Public())

@@ -10,8 +10,39 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/writmesh/writ/relay/stun"
 )
+
+var (
+	descAnswered = prometheus.NewDesc("writ_relay_stun_answered_total", "STUN requests that an answer was made for.", nil, nil)
+	descDropped  = prometheus.NewDesc("writ_relay_stun_dropped_total", "Datagrams to the STUN ports that got no answer, by reason.", []string{"reason"}, nil)
+	descErrors   = prometheus.NewDesc("writ_relay_stun_socket_errors_total", "Errors of the STUN sockets.", []string{"operation"}, nil)
+)
+
+// A stunCollector publishes a STUN server's counts. Package stun does not do so
+// itself, because agents link it for its messages.
+type stunCollector struct{ s *stun.Server }
+
+func (stunCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descAnswered, descDropped, descErrors} {
+		ch <- d
+	}
+}
+
+func (c stunCollector) Collect(ch chan<- prometheus.Metric) {
+	count := func(d *prometheus.Desc, v uint64, label ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), label...)
+	}
+	n := c.s.Counts()
+	count(descAnswered, n.Answered)
+	for why, v := range n.Dropped {
+		count(descDropped, v, why.String())
+	}
+	count(descErrors, n.ReadErrors, "read")
+	count(descErrors, n.WriteErrors, "write")
+}
 
 // noSTUN is the address that means: answer nowhere.
 const noSTUN = "none"

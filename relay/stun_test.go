@@ -3,9 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +45,20 @@ func TestSTUNOnAllItsAddresses(t *testing.T) {
 		}
 		if got, want := ask(t, at); got != want {
 			t.Errorf("%v answers %v, want %v", at, got, want)
+		}
+	}
+	resp, err := http.Get(log.find(t, `url=(\S+)`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	for _, want := range []string{
+		fmt.Sprintf("\nwrit_relay_stun_answered_total %d\n", len(where)),
+		"\nwrit_relay_stun_dropped_total{reason=\"source_rate\"} 0\n",
+	} {
+		if err != nil || !strings.Contains(string(body), want) {
+			t.Errorf("metrics: %v, want %q in %s", err, want, body)
 		}
 	}
 	cancel()

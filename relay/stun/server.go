@@ -10,14 +10,11 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config is what a Server is made of. Zero limits mean the defaults.
 type Config struct {
-	Log        *slog.Logger          // nil logs nothing
-	Registerer prometheus.Registerer // nil publishes no metrics
+	Log *slog.Logger // nil logs nothing
 
 	SourceRate  int // answers a second to one source; 20
 	SourceBurst int // and at once; 100
@@ -74,12 +71,23 @@ func New(cfg Config) (*Server, error) {
 			all:    newQuota(cfg.Rate, cfg.Burst),
 		},
 	}
-	if cfg.Registerer != nil {
-		if err := cfg.Registerer.Register(collector{s}); err != nil {
-			return nil, fmt.Errorf("new STUN server: %w", err)
-		}
-	}
 	return s, nil
+}
+
+// Counts is what a Server has done since New.
+type Counts struct {
+	Answered                uint64          // requests that an answer was made for
+	Dropped                 map[Drop]uint64 // datagrams that got none; every Drop is in it
+	ReadErrors, WriteErrors uint64          // of the sockets
+}
+
+// Counts is what the Server has done so far.
+func (s *Server) Counts() Counts {
+	c := Counts{s.answered.Load(), make(map[Drop]uint64), s.readErrors.Load(), s.writeErrors.Load()}
+	for d := range drops {
+		c.Dropped[d] = s.dropped[d].Load()
+	}
+	return c
 }
 
 // Listen opens a socket for Serve, as net.ListenPacket does. From the first

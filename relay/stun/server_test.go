@@ -7,17 +7,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"reflect"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // serve runs a Server on a socket until the test ends.
-func serve(t *testing.T, cfg Config, network, addr string) (at netip.AddrPort, metric func(name string, label ...string) float64) {
+func serve(t *testing.T, cfg Config, network, addr string) (at netip.AddrPort, s *Server) {
 	t.Helper()
-	reg := prometheus.NewRegistry()
-	cfg.Registerer, cfg.Log = reg, slog.New(slog.NewTextHandler(t.Output(), nil))
+	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -35,22 +33,7 @@ func serve(t *testing.T, cfg Config, network, addr string) (at netip.AddrPort, m
 			t.Errorf("serve: %v", err)
 		}
 	})
-	return pc.LocalAddr().(*net.UDPAddr).AddrPort(), func(name string, label ...string) float64 {
-		t.Helper()
-		families, err := reg.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range families {
-			for _, m := range f.GetMetric() {
-				if f.GetName() == name && (len(label) == 0 || m.GetLabel()[0].GetValue() == label[0]) {
-					return m.GetCounter().GetValue()
-				}
-			}
-		}
-		t.Fatalf("no metric %s %v", name, label)
-		return 0
-	}
+	return pc.LocalAddr().(*net.UDPAddr).AddrPort(), s
 }
 
 // A client is a socket that asks one server and hears nobody else.
@@ -107,7 +90,7 @@ func TestServeAnswersFromTheAddressAsked(t *testing.T) {
 			t.Logf("%s %s: this machine has no IPv6", c.network, c.listen)
 			continue
 		}
-		at, metric := serve(t, Config{}, c.network, c.listen)
+		at, s := serve(t, Config{}, c.network, c.listen)
 		cl := dial(t, netip.AddrPortFrom(netip.MustParseAddr(c.ask), at.Port()))
 		for i := range byte(3) {
 			id := [TxSize]byte{i}
@@ -116,7 +99,7 @@ func TestServeAnswersFromTheAddressAsked(t *testing.T) {
 				t.Errorf("%s asked at %s: answer to %x, want %x", c.listen, c.ask, got, id)
 			}
 		}
-		if n := metric("writ_relay_stun_answered_total"); n != 3 {
+		if n := s.Counts().Answered; n != 3 {
 			t.Errorf("%s: %v counted as answered, want 3", c.listen, n)
 		}
 	}
@@ -134,7 +117,7 @@ func haveIPv6() bool {
 // TestServeDropsByReason: what gets no answer is counted, and what follows is
 // answered all the same.
 func TestServeDropsByReason(t *testing.T) {
-	at, metric := serve(t, Config{SourceRate: 1, SourceBurst: 3}, "udp4", "127.0.0.1:0")
+	at, s := serve(t, Config{SourceRate: 1, SourceBurst: 3}, "udp4", "127.0.0.1:0")
 	c := dial(t, at)
 	c.say(nil)
 	c.say([]byte("GET / HTTP/1.1\r\n\r\n"))
@@ -166,13 +149,12 @@ func TestServeDropsByReason(t *testing.T) {
 	if n, err := c.Read(make([]byte, 100)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("one more answer: %d bytes, %v", n, err)
 	}
-	for reason, want := range map[string]float64{"malformed": 3, "short": 1, "not_binding": 1, "unknown": 1, "source": 0, "source_rate": 7, "rate": 0} {
-		if got := metric("writ_relay_stun_dropped_total", reason); got != want {
-			t.Errorf("%v counted as %s, want %v", got, reason, want)
-		}
+	want := Counts{
+		Answered: 4,
+		Dropped:  map[Drop]uint64{Malformed: 3, Short: 1, NotBinding: 1, Unknown: 1, Source: 0, SourceRate: 7, Rate: 0},
 	}
-	if got := metric("writ_relay_stun_answered_total"); got != 4 {
-		t.Errorf("%v counted as answered, want 4", got)
+	if got := s.Counts(); !reflect.DeepEqual(got, want) {
+		t.Errorf("counted %+v, want %+v", got, want)
 	}
 }
 
