@@ -51,10 +51,8 @@
 //	direct                    direct     both
 //
 // A handshake message (WireGuard's types 1, 2 and 3, each sent alone) always
-// goes by relay too: one that is lost costs five seconds, and one that arrives
-// from an address its receiver does not know cannot be told whose it is before
-// WireGuard has spent a Diffie-Hellman on it. What arrives twice is dropped by
-// WireGuard's replay window.
+// goes by relay too: one that is lost costs five seconds. Of data that arrives
+// twice WireGuard's replay window drops one.
 //
 // When the socket refuses a batch, the batch goes by relay at once, and
 // Config.Failed is told of the first of consecutive refusals. A source address
@@ -72,12 +70,21 @@
 //	anything else                                                 dropped, counted as Foreign
 //
 // A packet for WireGuard gets the Endpoint of the node that the address was
-// learned for, or goes to Config.Unknown if that node is not configured. From an
-// address that was never learned it goes to WireGuard as a stranger's: WireGuard
-// tells by its keys who it is, and its answer goes to the node, not to the
-// address. A stranger's endpoint has the real address, so that WireGuard's limit
-// of handshakes per address holds, and Send refuses it: a cookie for a stranger
-// is not sent, the copy of the handshake that came by relay gets one.
+// learned for, or goes to Config.Unknown if that node is not configured.
+//
+// From an address that was never learned, data goes to WireGuard as a stranger's:
+// a peer's NAT may have moved it, and WireGuard tells by its session whose it is.
+// A handshake from there is dropped. Its copy comes by relay, attributed; and so
+// nobody on the Internet can make this node compute a Diffie-Hellman. Send refuses
+// a stranger's endpoint.
+//
+// # Handshakes once
+//
+// wireguard-go must not be given a handshake message twice within moments: two of
+// its workers may both accept it, and the second begins the session again with
+// the same keys and the same nonces. Of messages that are alike in what they
+// authenticate, by whichever path they come, the first goes to WireGuard and those
+// of the next second are dropped. At most 4096 go to WireGuard in a second.
 //
 // # Source addresses
 //
@@ -183,10 +190,12 @@ type Stats struct {
 	Unknown   uint64 // from a node that is no peer's endpoint
 	Unsent    uint64 // that no path took
 	Retried   uint64 // handshake messages sent again by Retry
+	Repeated  uint64 // handshake messages dropped: a copy came before, or too many came
 
 	Refused   uint64 // that the socket refused; they went by relay
 	Control   uint64 // by UDP: the path engine's
-	Strangers uint64 // by UDP: WireGuard's, from an address that was not learned
+	Strangers uint64 // by UDP: data from an address that was not learned
+	Unasked   uint64 // by UDP: dropped, handshakes from an address that was not learned
 	Foreign   uint64 // by UDP: dropped, of no known kind
 }
 
@@ -206,7 +215,9 @@ type Bind struct {
 	peers map[key.NodeID]*peer
 	book  book
 
-	nodeless, unsent, retried, refused atomic.Uint64
+	once once
+
+	nodeless, unsent, retried, refused, repeated atomic.Uint64
 }
 
 var _ conn.Bind = (*Bind)(nil)
@@ -227,6 +238,7 @@ func New(cfg Config) (*Bind, error) {
 	}
 	b.queue.init(QueueLength)
 	b.book.init()
+	b.once.init()
 	b.udp.init(cfg)
 	return b, nil
 }
@@ -349,10 +361,22 @@ func (b *Bind) Deliver(src key.NodeID, pkt []byte) {
 		b.stray(src, pkt)
 		return
 	}
+	class := Classify(pkt)
+	var sum uint64
+	if class == Handshake {
+		var ok bool
+		if sum, ok = b.once.first(pkt); !ok {
+			b.repeated.Add(1)
+			return
+		}
+	}
 	if !b.queue.put(e, pkt) {
+		if class == Handshake {
+			b.once.undo(sum) // it may come again
+		}
 		return
 	}
-	switch Classify(pkt) {
+	switch class {
 	case Data:
 		e.peer.relayReceived.add(1, len(pkt))
 		fallthrough
@@ -378,7 +402,9 @@ func (b *Bind) Stats() Stats {
 	s.Retried = b.retried.Load()
 	s.Refused = b.refused.Load()
 	s.Control = b.udp.controls.Load()
+	s.Repeated = b.repeated.Load()
 	s.Strangers = b.udp.strangers.Load()
+	s.Unasked = b.udp.unasked.Load()
 	s.Foreign = b.udp.foreign.Load()
 	return s
 }

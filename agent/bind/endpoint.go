@@ -69,8 +69,8 @@ func (e *Endpoint) DstIP() netip.Addr { return e.addr }
 // SrcIP is not known, see SrcToString.
 func (e *Endpoint) SrcIP() netip.Addr { return netip.Addr{} }
 
-// A stranger is an address from which WireGuard's packets came, and at which
-// nobody is known. Send refuses it.
+// A stranger is an address from which WireGuard's data came, and at which nobody
+// is known. Send refuses it.
 type stranger struct{ addr netip.AddrPort }
 
 var _ conn.Endpoint = (*stranger)(nil)
@@ -80,10 +80,8 @@ func (*stranger) SrcToString() string   { return "" }
 func (*stranger) SrcIP() netip.Addr     { return netip.Addr{} }
 func (s *stranger) DstToString() string { return s.addr.String() }
 
-// DstIP is what WireGuard limits handshakes by.
 func (s *stranger) DstIP() netip.Addr { return s.addr.Addr() }
 
-// DstToBytes are what a cookie is bound to; none is ever sent, see Send.
 func (s *stranger) DstToBytes() []byte {
 	b, _ := s.addr.MarshalBinary() // it fails for no address
 	return b

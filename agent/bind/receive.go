@@ -56,6 +56,11 @@ func (r *udpReceiver) receive(packets [][]byte, sizes []int, eps []conn.Endpoint
 		case Data, Handshake:
 			h := r.look(from.addr)
 			if h.stranger != nil {
+				if class == Handshake {
+					sizes[i] = 0
+					u.unasked.Add(1)
+					continue
+				}
 				u.strangers.Add(1)
 				eps[i] = h.stranger
 				continue
@@ -69,6 +74,13 @@ func (r *udpReceiver) receive(packets [][]byte, sizes []int, eps []conn.Endpoint
 				sizes[i] = 0
 				r.bind.stray(h.id, pkt)
 				continue
+			}
+			if class == Handshake {
+				if _, ok := r.bind.once.first(pkt); !ok {
+					sizes[i] = 0
+					r.bind.repeated.Add(1)
+					continue
+				}
 			}
 			eps[i] = h.endpoint
 			if class == Data {

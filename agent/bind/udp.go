@@ -38,7 +38,7 @@ type udp struct {
 
 	sockets atomic.Pointer[pair] // nil: closed. Written with Bind.life held
 
-	controls, strangers, foreign atomic.Uint64
+	controls, strangers, unasked, foreign atomic.Uint64
 }
 
 // A pair is the sockets of one opening.

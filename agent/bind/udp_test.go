@@ -240,27 +240,37 @@ func TestAttribution(t *testing.T) {
 	}
 }
 
-// A stranger's handshake reaches WireGuard with the address that limits it, and
-// nothing can be sent back to it.
+// What a stranger sends: data reaches WireGuard, a handshake does not, and nothing
+// can be sent back.
 func TestStranger(t *testing.T) {
-	b := newBind(t, Config{Sender: &recorder{}, UDP: true})
-	fns, _, err := b.Open(0)
+	b := newBind(t, Config{UDP: true})
+	fns, port, err := b.Open(0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer b.Close()
 	c, at := outsider(t, loop4)
-	c.WriteToUDPAddrPort(message(device.MessageInitiationType, device.MessageInitiationSize), netip.AddrPortFrom(loop4, b.LocalPort()))
 	buf := newBatch()
-	n, err := fns[1](buf.bufs, buf.sizes, buf.eps)
-	if n != 1 || err != nil || buf.sizes[0] != device.MessageInitiationSize {
-		t.Fatalf("received %d, %v", n, err)
+	for _, p := range [][]byte{message(1, 148), message(2, 92), message(3, 64), message(4, 64)} {
+		if _, err := c.WriteToUDPAddrPort(p, netip.AddrPortFrom(loop4, port)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := fns[1](buf.bufs, buf.sizes, buf.eps)
+		if n != 1 || err != nil {
+			t.Fatalf("received %d, %v", n, err)
+		}
+		if got, want := buf.sizes[0] != 0, messageType(p) == 4; got != want {
+			t.Errorf("type %d: given to WireGuard is %t, want %t", messageType(p), got, want)
+		}
 	}
-	if got := buf.eps[0].DstIP(); got != at.Addr() {
-		t.Errorf("DstIP: got %s, want %s", got, at.Addr())
+	if got := buf.eps[0].DstToString(); got != at.String() {
+		t.Errorf("endpoint: got %s, want %s", got, at)
 	}
 	if err := b.Send([][]byte{message(3, 64)}, buf.eps[0]); !errors.Is(err, conn.ErrWrongEndpointType) {
 		t.Errorf("Send: got %v, want %v", err, conn.ErrWrongEndpointType)
+	}
+	if s := b.Stats(); s.Unasked != 3 || s.Strangers != 1 {
+		t.Errorf("got %+v, want 3 unasked, 1 stranger's", s)
 	}
 }
 
