@@ -83,6 +83,11 @@ install: build ## install under DESTDIR and PREFIX; only policy keeps its short 
 	for p in $(filter-out policy,$(PROGRAMS)); do \
 		install -m 0755 "bin/$$p" "$(DESTDIR)$(PREFIX)/bin/writ-$$p"; \
 	done
+	install -d '$(DESTDIR)$(PREFIX)/lib/systemd/system' '$(DESTDIR)$(PREFIX)/lib/sysusers.d'
+	for u in agent/systemd/*.service; do \
+		sed 's|/usr/local/bin/|$(PREFIX)/bin/|g' "$$u" | install -m 0644 /dev/stdin "$(DESTDIR)$(PREFIX)/lib/systemd/system/$${u##*/}"; \
+	done
+	install -m 0644 agent/systemd/writ.sysusers '$(DESTDIR)$(PREFIX)/lib/sysusers.d/writ.conf'
 
 .PHONY: generate
 generate: ## write the stubs of every .proto anew
