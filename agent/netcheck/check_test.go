@@ -471,3 +471,17 @@ func FuzzReceive(f *testing.F) {
 		_ = r.String()
 	})
 }
+
+func TestEndpointSeenByMostComesFirst(t *testing.T) {
+	list := []Server{a1, b1, c1}
+	c := Start(epoch, list, []netip.AddrPort{home}, nil)
+	world{sees: func(s netip.AddrPort) netip.AddrPort {
+		if s == a1.Addr {
+			return ap("203.0.113.77:1")
+		}
+		return ap("203.0.113.77:2")
+	}, rtt: rtts(list...)}.run(t, c, nil)
+	if got, want := c.Report().IPv4.Endpoints, []netip.AddrPort{ap("203.0.113.77:2"), ap("203.0.113.77:1")}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
