@@ -66,7 +66,7 @@
 //	04 00 00 00                                 32 … 9216         WireGuard: data
 //	01 00 00 00, 02 00 00 00, 03 00 00 00       148, 92, 64       WireGuard: handshake
 //	"writd" 01                                  7 … 9216          Control: the path engine's
-//	0x xx, then 21 12 a4 42 at 4                20 … 9216         Control: STUN (RFC 8489)
+//	00 … 3f, and 21 12 a4 42 at 4               20 … 9216         Control: STUN (RFC 8489)
 //	anything else                                                 dropped, counted as Foreign
 //
 // A packet for WireGuard gets the Endpoint of the node that the address was
@@ -74,9 +74,11 @@
 //
 // From an address that was never learned, data goes to WireGuard as a stranger's:
 // a peer's NAT may have moved it, and WireGuard tells by its session whose it is.
-// A handshake from there is dropped. Its copy comes by relay, attributed; and so
-// nobody on the Internet can make this node compute a Diffie-Hellman. Send refuses
-// a stranger's endpoint.
+// A handshake from there is dropped: its copy comes by relay, attributed, and may
+// find the peer configured only then. So whoever cannot forge a peer's address
+// cannot make this node compute a Diffie-Hellman. Send refuses a stranger's
+// endpoint. It follows that an address must be learned before its node chooses
+// it, if a session is to begin while no relay is there.
 //
 // # Handshakes once
 //
@@ -84,7 +86,9 @@
 // its workers may both accept it, and the second begins the session again with
 // the same keys and the same nonces. Of messages that are alike in what they
 // authenticate, by whichever path they come, the first goes to WireGuard and those
-// of the next second are dropped. At most 4096 go to WireGuard in a second.
+// of the next second are dropped. At most 4096 go to WireGuard in a second. Who
+// carries a message can have an altered copy of it come first, and so delay a
+// handshake, as by dropping it; that is the price.
 //
 // # Source addresses
 //

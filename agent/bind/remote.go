@@ -42,7 +42,8 @@ func plain(addr netip.AddrPort) netip.AddrPort {
 // note remembers the local address that a packet from r came to.
 func (r *remote) note(to local) {
 	if was := r.local.Load(); to.addr.IsValid() && (was == nil || *was != to) {
-		r.local.Store(&to)
+		now := to // allocated here, and not with each packet that changes nothing
+		r.local.Store(&now)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 // A system without one family, or without a port that is free in both.
 func TestFamilies(t *testing.T) {
+	six := len(loops(t)) == 2
 	for _, c := range []struct {
 		name         string
 		refuse       map[string]error
@@ -31,6 +32,9 @@ func TestFamilies(t *testing.T) {
 		{"always", map[string]error{"udp6": syscall.EADDRINUSE}, 1000, false, false, true},
 		{"no sockets are allowed", map[string]error{"udp4": syscall.EACCES}, 1000, false, false, true},
 	} {
+		if c.v6 && !six {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			b := newBind(t, Config{UDP: true})
 			var opened []*socket
@@ -65,7 +69,8 @@ func TestFamilies(t *testing.T) {
 			}
 			defer b.Close()
 			want := 1
-			for loop, has := range map[netip.Addr]bool{loop4: c.v4, loop6: c.v6} {
+			for _, loop := range loops(t) {
+				has := loop.Is4() && c.v4 || loop.Is6() && c.v6
 				out, at := outsider(t, loop)
 				err := b.SendTo(at, disco("x"))
 				if !has {

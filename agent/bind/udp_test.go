@@ -34,6 +34,18 @@ type heard struct {
 	pkt  []byte
 }
 
+// loops are the loopback addresses that this system has: some containers have no
+// IPv6.
+func loops(t testing.TB) []netip.Addr {
+	c, err := net.ListenUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loop6, 0)))
+	if err != nil {
+		t.Logf("IPv4 only: %v", err)
+		return []netip.Addr{loop4}
+	}
+	c.Close()
+	return []netip.Addr{loop4, loop6}
+}
+
 // A station is an open Bind with sockets. Somebody reads each of its receive
 // functions, as WireGuard does, and puts what is left of a batch into got.
 type station struct {
@@ -177,7 +189,7 @@ func data(size, number int) []byte {
 // a stranger's; after Unlearn it is a stranger's again, and an address that went
 // from one node to another is not unlearned by the first.
 func TestAttribution(t *testing.T) {
-	for _, loop := range []netip.Addr{loop4, loop6} {
+	for _, loop := range loops(t) {
 		t.Run(loop.String(), func(t *testing.T) {
 			s := newStation(t, nil)
 			c, at := outsider(t, loop)
@@ -275,7 +287,7 @@ func TestStranger(t *testing.T) {
 }
 
 func TestSendTo(t *testing.T) {
-	for _, loop := range []netip.Addr{loop4, loop6} {
+	for _, loop := range loops(t) {
 		s := newStation(t, nil)
 		c, at := outsider(t, loop)
 		to := at
@@ -421,6 +433,31 @@ func TestRefused(t *testing.T) {
 	s.Use(node(1), path.Choice{Direct: at, Relay: true})
 	if err := s.Send([][]byte{good}, e); err != nil {
 		t.Errorf("direct takes it, the relay does not: %v", err)
+	}
+}
+
+// A handshake that was not answered goes again by both paths.
+func TestRetryByBothPaths(t *testing.T) {
+	s := newStation(t, nil)
+	c, at := outsider(t, loop4)
+	s.Use(node(1), path.Choice{Direct: at})
+	m := message(device.MessageInitiationType, device.MessageInitiationSize)
+	if err := s.Send([][]byte{m}, s.endpoint(t, node(1))); err != nil {
+		t.Fatal(err)
+	}
+	s.Retry(node(1))
+	s.RetryAll()
+	for i := range 3 {
+		buf := make([]byte, 2000)
+		if n, _, err := c.ReadFromUDPAddrPort(buf); err != nil || !bytes.Equal(buf[:n], m) {
+			t.Errorf("direct, %d: got %d bytes, %v", i, n, err)
+		}
+	}
+	if got := len(s.relay.sent); got != 3 {
+		t.Errorf("by relay: %d, want 3", got)
+	}
+	if got := s.Stats().Retried; got != 2 {
+		t.Errorf("Retried: got %d, want 2", got)
 	}
 }
 
