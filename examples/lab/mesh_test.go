@@ -30,6 +30,7 @@ type Mesh struct {
 	*netmaptest.World
 	Coordinator, Relay *Program
 	RelayAt            *Host
+	STUN               []string // where the relay answers
 
 	l      *Lab
 	coord  *coordtest.Coordinator
@@ -60,14 +61,24 @@ func (l *Lab) NewMesh(p netmaptest.Policy, pins ...Pin) *Mesh {
 	m.Coordinator.WaitLog("coordinator runs")
 	m.coord = coordtest.Start(l.t, m.World, coordtest.At(addr, pin, at.Dial))
 
+	// Two addresses with two ports each, by which a node tells what kind of NAT is
+	// before it.
 	m.RelayAt = NewHost(l.inet, "relay")
+	second := netip.MustParseAddr("203.0.113.201")
+	m.RelayAt.AddAddress(second)
+	for _, a := range []netip.Addr{m.RelayAt.V4, second, m.RelayAt.V6} {
+		for _, port := range []uint16{3478, 3479} {
+			m.STUN = append(m.STUN, netip.AddrPortFrom(a, port).String())
+		}
+	}
+	slices.Sort(m.STUN)
 	state = filepath.Join(l.dir, "relay")
 	relayKey, err := key.ParseIdentityPublic(l.once("relay", "id", "--state", state))
 	l.must(err)
 	addr = netip.AddrPortFrom(m.RelayAt.V4, 443).String()
-	m.policy.Relays = []leaf.Relay{{Name: "eu-1", Addr: addr, Key: relayKey}}
+	m.policy.Relays = []leaf.Relay{{Name: "eu-1", Addr: addr, Key: relayKey, STUN: m.STUN}}
 	m.Publish(func(*netmaptest.Policy) {})
-	m.Relay = m.RelayAt.program("relay", "relay", "serve", "--state", state, "--listen", addr, "--join", m.Join())
+	m.Relay = m.RelayAt.program("relay", "relay", "serve", "--state", state, "--listen", addr, "--stun", ":3478", "--stun", ":3479", "--join", m.Join())
 	m.Relay.Start()
 	m.Relay.WaitLog("relay listens")
 	for _, p := range pins {
