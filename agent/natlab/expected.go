@@ -66,13 +66,20 @@ func reach(x, y Kind) bool {
 }
 
 // ExpectedBehind says how nodes behind two NATs talk that are both behind a
-// third one. Servers see them at the third one's address, so they can meet only
-// if it hairpins, and then it stands between them once for each.
+// third one. A node that has none of its own is on the network inside the third
+// one, where the other node finds it at its own address. Otherwise both are known
+// by what servers see, which is the third one's address: they can meet only if it
+// hairpins, and then it stands between them once for each.
 func ExpectedBehind(shared NAT, a, b Kind) Class {
-	if !shared.Hairpin || shared.BlockUDP {
+	a.IPv6, b.IPv6 = false, false
+	switch {
+	case a.UDPBlocked || b.UDPBlocked:
+		return Relay
+	case len(a.Layers) == 0 || len(b.Layers) == 0:
+		return Direct
+	case !shared.Hairpin || shared.BlockUDP:
 		return Relay
 	}
-	a.IPv6, b.IPv6 = false, false
 	return Expected(a.behind(shared), b.behind(shared))
 }
 

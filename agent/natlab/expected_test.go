@@ -151,8 +151,8 @@ func TestSameNAT(t *testing.T) {
 		for _, m := range Behaviours {
 			for _, f := range Behaviours {
 				shared := NAT{Mapping: m, Filtering: f, Ports: RandomPort, Hairpin: hairpin}
-				for _, a := range []string{"home", "ei-ei", "apd-ei", "apd-apd", "blocked"} {
-					for _, b := range []string{"home", "ei-ei", "ad-ei", "apd-apd"} {
+				for _, a := range []string{"open", "firewall", "home", "ei-ei", "apd-ei", "apd-apd", "blocked"} {
+					for _, b := range []string{"open", "home", "ei-ei", "ad-ei", "apd-apd"} {
 						a, b := KindNamed(a), KindNamed(b)
 						t.Run(fmt.Sprintf("hairpin %t, %s mapping, %s filtering, %s and %s", hairpin, m, f, a, b), func(t *testing.T) {
 							compare(t, func() *World { return SameNAT(7, shared, a, b) }, ExpectedBehind(shared, a, b))
