@@ -66,7 +66,7 @@
 //	04 00 00 00                                 32 … 9216         WireGuard: data
 //	01 00 00 00, 02 00 00 00, 03 00 00 00       148, 92, 64       WireGuard: handshake
 //	"writd" 01                                  7 … 9216          Control: the path engine's
-//	00 … 3f, and 21 12 a4 42 at 4               20 … 9216         Control: STUN (RFC 8489)
+//	00 … 3f, its length at 2, 21 12 a4 42 at 4  20 … 9216         Control: STUN (RFC 8489)
 //	anything else                                                 dropped, counted as Foreign
 //
 // A packet for WireGuard gets the Endpoint of the node that the address was

@@ -1,9 +1,8 @@
 package bind
 
 import (
-	"encoding/binary"
-
 	"github.com/writmesh/writ/relay/frame"
+	"github.com/writmesh/writ/relay/stun"
 )
 
 // A Class is what a packet is by its looks.
@@ -31,15 +30,6 @@ func (c Class) String() string {
 	return "foreign"
 }
 
-const (
-	// stunHeader is the length of the header that every STUN message begins with
-	// (RFC 8489, section 5).
-	stunHeader = 20
-
-	// stunCookie is at bytes 4 to 8 of it, to tell it from other protocols.
-	stunCookie = 0x2112a442
-)
-
 // Classify tells the kinds of packets apart that share a socket. No packet is of
 // two kinds: WireGuard's have three zeros after the type, where no STUN message
 // has its method and length both zero, and the path engine's begin with a letter.
@@ -53,9 +43,7 @@ func Classify(pkt []byte) Class {
 		}
 		return Handshake
 	}
-	// The two highest bits of a STUN message are zero.
-	if len(pkt) >= stunHeader && len(pkt) <= MaxPacket && pkt[0] < 0x40 &&
-		binary.BigEndian.Uint32(pkt[4:]) == stunCookie {
+	if len(pkt) <= MaxPacket && stun.Is(pkt) {
 		return STUN
 	}
 	return Foreign

@@ -18,8 +18,8 @@ import (
 
 func stunMessage(t testing.TB) []byte {
 	t.Helper()
-	// RFC 5769, section 2.1, its header, and attributes cut off.
-	b, err := hex.DecodeString("000100582112a442b7e7a701bc34d686fa87dfae")
+	// RFC 5769, section 2.1: its header, with the length of no attributes.
+	b, err := hex.DecodeString("000100002112a442b7e7a701bc34d686fa87dfae")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +58,7 @@ func TestClassify(t *testing.T) {
 		{"STUN", stun, STUN},
 		{"STUN answer", alter(stun, 0, 1), STUN},
 		{"STUN, shorter than its header", stun[:19], Foreign},
+		{"STUN, another length", append(stun, 0, 0, 0, 0), Foreign},
 		{"STUN, another cookie", alter(stun, 7, 0), Foreign},
 		{"STUN, a type that is none", alter(stun, 0, 0x40), Foreign},
 		{"data whose index is STUN's cookie", func() []byte {
@@ -138,7 +139,7 @@ func slowClassify(p []byte) Class {
 	case is("writd\x01") && len(p) >= 7 && len(p) <= 9216:
 		return Disco
 	}
-	if len(p) >= 20 && len(p) <= 9216 && p[0]>>6 == 0 && string(p[4:8]) == "\x21\x12\xa4\x42" {
+	if len(p) >= 20 && len(p) <= 9216 && p[0]>>6 == 0 && len(p)%4 == 0 && int(p[2])<<8+int(p[3]) == len(p)-20 && string(p[4:8]) == "\x21\x12\xa4\x42" {
 		return STUN
 	}
 	return Foreign
