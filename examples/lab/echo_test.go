@@ -23,46 +23,81 @@ const echoPort = 7
 type Echo struct {
 	Ended chan error // gets how each TCP connection ended; nil is in order
 
-	l   net.Listener
+	tcp net.Listener
+	udp *net.UDPConn
 	all sync.WaitGroup
+
+	mu     sync.Mutex // guards the fields below
+	conns  []net.Conn
+	closed bool
 }
 
 // Echo starts a server on every address of the host.
 func (h *Host) Echo() *Echo {
 	h.l.t.Helper()
-	l, err := h.ListenTCP(netip.AddrPortFrom(netip.IPv6Unspecified(), echoPort))
+	at := netip.AddrPortFrom(netip.IPv6Unspecified(), echoPort)
+	e := &Echo{Ended: make(chan error, 64)}
+	var err error
+	e.tcp, err = h.ListenTCP(at)
 	h.l.must(err)
-	e := &Echo{l: l, Ended: make(chan error, 64)}
-	e.all.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			h.l.cleanup(c)
-			e.all.Go(func() {
-				_, err := io.Copy(c, c)
-				c.Close()
-				e.Ended <- err
-			})
-		}
-	})
-	h.l.cleanup(l)
-	u, err := h.ListenUDP(netip.AddrPortFrom(netip.IPv6Unspecified(), echoPort))
-	h.l.must(err)
-	e.all.Go(func() {
-		buf := make([]byte, 64<<10)
-		for {
-			n, from, err := u.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			// An answer that cannot be sent is one that is lost.
-			_, _ = u.WriteToUDPAddrPort(buf[:n], from)
-		}
-	})
-	h.l.cleanup(u)
+	e.udp, err = h.ListenUDP(at)
+	if err != nil {
+		h.l.must(errors.Join(err, e.tcp.Close()))
+	}
+	e.all.Go(e.serve)
+	e.all.Go(e.answer)
+	h.l.cleanup(e)
 	return e
+}
+
+func (e *Echo) serve() {
+	for {
+		c, err := e.tcp.Accept()
+		if err != nil {
+			return
+		}
+		e.mu.Lock()
+		e.conns = append(e.conns, c)
+		closed := e.closed
+		e.mu.Unlock()
+		if closed {
+			c.Close()
+			return
+		}
+		e.all.Go(func() {
+			_, err := io.Copy(c, c)
+			c.Close()
+			select {
+			case e.Ended <- err:
+			default: // nobody asks about so many
+			}
+		})
+	}
+}
+
+func (e *Echo) answer() {
+	buf := make([]byte, 64<<10)
+	for {
+		n, from, err := e.udp.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return
+		}
+		// An answer that cannot be sent is one that is lost.
+		_, _ = e.udp.WriteToUDPAddrPort(buf[:n], from)
+	}
+}
+
+// Close ends the server and every connection.
+func (e *Echo) Close() error {
+	err := errors.Join(e.tcp.Close(), e.udp.Close())
+	e.mu.Lock()
+	e.closed = true
+	for _, c := range e.conns {
+		c.Close()
+	}
+	e.mu.Unlock()
+	e.all.Wait()
+	return err
 }
 
 // forwardEcho makes an agent in userspace mode hand the echo port to the host's
