@@ -142,8 +142,10 @@ func TestChoiceChangesUnderTraffic(t *testing.T) {
 		}
 	}
 	got := a.bind.Traffic(b.id)
-	if half := uint64(n * 16); got.DirectSent < half || got.RelaySent < half || got.DirectReceived < half || got.RelayReceived < half {
-		t.Errorf("traffic %+v: want at least %d of each", got, half)
+	// Half of the rounds use a path, half of those it alone. The copies that were
+	// second may wait in the socket still, so that only the latter are sure.
+	if half := uint64(n * 16); got.DirectSent < half || got.RelaySent < half || got.DirectReceived < half/2 || got.RelayReceived < half/2 {
+		t.Errorf("traffic %+v: want at least %d sent and %d received by each", got, half, half/2)
 	}
 	if s := a.bind.Stats(); s.Refused != 0 || s.Unsent != 0 || s.Foreign != 0 {
 		t.Errorf("stats %+v: want nothing refused, unsent or foreign", s)
