@@ -16,9 +16,9 @@ const (
 
 	// stalled is how long a lane may hold up the gate without anything of it
 	// coming out. A packet that is worked on comes out within a fraction of a
-	// millisecond; on a machine with all cores busy within a few. What does not
-	// was dropped inside, or waits for a session.
-	stalled = 5 * time.Millisecond
+	// millisecond; with more to do than processors, after their time slices. What
+	// does not was dropped inside, or waits for a session.
+	stalled = 10 * time.Millisecond
 )
 
 // A gate bounds how many packets are inside WireGuard in one direction. It
@@ -51,8 +51,9 @@ type gate struct {
 
 // A lane is one peer's account at one gate.
 type lane struct {
-	// moving is written under the gate's mu.
+	// written under the gate's mu
 	moving atomic.Bool
+	moved  atomic.Bool // once
 
 	// guarded by the gate's mu
 	n        int
@@ -148,7 +149,7 @@ func (g *gate) enter(l *lane, n int, tags ...uint64) {
 func (g *gate) leave(l *lane, n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l.moving.Store(true)
+	l.move()
 	g.take(l, min(n, l.n))
 }
 
@@ -158,13 +159,20 @@ func (g *gate) leave(l *lane, n int) {
 func (g *gate) leaveUpTo(l *lane, tag uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l.moving.Store(true)
+	l.move()
 	for i, t := range l.tags {
 		if t == tag {
 			l.tags = l.tags[:copy(l.tags, l.tags[i+1:])]
 			g.take(l, i+1)
 			return
 		}
+	}
+}
+
+func (l *lane) move() {
+	if !l.moving.Load() {
+		l.moving.Store(true)
+		l.moved.Store(true)
 	}
 }
 
@@ -192,6 +200,7 @@ func (g *gate) drop(l *lane) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l.moving.Store(false)
+	l.moved.Store(false)
 	if i := g.find(l); i >= 0 {
 		g.empty(l, i)
 	}

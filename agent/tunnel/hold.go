@@ -17,13 +17,17 @@ const (
 	maxHeld      = 64
 	maxHeldBytes = 4 << 20
 
-	// maxWaiting is how many packets go into WireGuard for a peer without a
-	// session, one after the other; after them one each trickle. WireGuard keeps
-	// 128 batches of them until the handshake is done, at 64 KiB a packet: one
-	// dead peer that is sent to in full batches would cost a gigabyte. The
-	// trickle makes sure that handshakes go on being tried.
+	// maxWaiting is how many packets go into WireGuard for a peer that never had
+	// a session; after them one each trickle. WireGuard keeps 128 batches of them
+	// until the handshake is done, at 64 KiB a packet: one dead peer that is sent
+	// to in full batches would cost a gigabyte. The trickle makes sure that
+	// handshakes go on being tried.
 	maxWaiting = 64
 	trickle    = 20 * time.Millisecond
+
+	// maxStalled is the same for a peer whose packets came out once: it may be
+	// only the processors that are busy.
+	maxStalled = maxInFlight
 )
 
 // A member is a peer that SetPeers declared. WireGuard knows it only while it is

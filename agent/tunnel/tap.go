@@ -196,9 +196,10 @@ func (m *member) ready() bool {
 	return m.configured.Load() && len(m.held) == 0
 }
 
-// mayWait reports whether one more packet may go in for m, which has no session.
+// mayWait reports whether one more packet may go in for m, of which nothing comes
+// out: it has no session.
 func (m *member) mayWait() bool {
-	if m.waiting < maxWaiting {
+	if m.waiting < maxWaiting || m.waiting < maxStalled && m.out.moved.Load() {
 		return true
 	}
 	now := time.Now()
@@ -217,7 +218,7 @@ func (t *tap) pass(m *member) {
 	m.passing++
 	if m.out.moving.Load() {
 		m.waiting = 0
-	} else if m.waiting < maxWaiting {
+	} else if m.waiting < maxStalled {
 		m.waiting++
 	}
 }

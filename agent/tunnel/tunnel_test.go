@@ -438,13 +438,25 @@ func (discard) Read(bufs [][]byte, sizes []int, _ int) (int, error) {
 func (discard) Write(bufs [][]byte, _ int) (int, error) { return len(bufs), nil }
 
 func BenchmarkTransfer(b *testing.B) {
-	for _, mtu := range []int{1280, 9000} {
-		b.Run(fmt.Sprintf("mtu=%d", mtu), func(b *testing.B) {
+	for _, c := range []struct{ mtu, limit int }{{1280, maxInFlight}, {1280, 1 << 30}, {9000, maxInFlight}, {9000, 1 << 30}} {
+		mtu := c.mtu
+		limited := "limit=none"
+		if c.limit == maxInFlight {
+			limited = fmt.Sprintf("limit=%d", c.limit)
+		}
+		b.Run(fmt.Sprintf("mtu=%d/%s", mtu, limited), func(b *testing.B) {
 			m := newMesh()
 			x := &node{id: key.NodeID{1}, key: key.NewWG(), v4: netip.MustParseAddr("100.64.0.1"), v6: netip.MustParseAddr("fd00::1")}
 			y := &node{id: key.NodeID{2}, key: key.NewWG(), v4: netip.MustParseAddr("100.64.0.2"), v6: netip.MustParseAddr("fd00::2")}
 			m.start(b, x, mtu)
 			m.start(b, y, mtu)
+			for _, n := range []*node{x, y} {
+				for _, g := range []*gate{n.tun.tap.inGate, n.tun.tap.outGate} {
+					g.mu.Lock()
+					g.limit = c.limit
+					g.mu.Unlock()
+				}
+			}
 			x.setPeers(b, y)
 			y.setPeers(b, x)
 			client, server := connect(b, x, y)
@@ -467,6 +479,12 @@ func BenchmarkTransfer(b *testing.B) {
 			if n := <-got; n != int64(b.N)*int64(len(buf)) {
 				b.Errorf("got %d bytes, want %d", n, int64(b.N)*int64(len(buf)))
 			}
+			var mem runtime.MemStats
+			runtime.ReadMemStats(&mem)
+			b.ReportMetric(float64(mem.HeapSys-mem.HeapReleased)/1e6, "MB-heap")
+			b.ReportMetric(float64(x.tun.Counters().Expired+y.tun.Counters().Expired), "expired")
+			b.ReportMetric(float64(x.tun.tap.outGate.waits.Load()), "waits-out")
+			b.ReportMetric(float64(y.tun.tap.inGate.waits.Load()), "waits-in")
 			b.ReportMetric(float64(x.net.Dropped()+y.net.Dropped()), "stack-drops")
 			b.ReportMetric(float64(x.bind.Stats().Full+y.bind.Stats().Full), "bind-drops")
 		})
