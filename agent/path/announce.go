@@ -9,10 +9,11 @@ import (
 
 const (
 	// announceRate and announceBurst bound the Endpoints to one peer, however
-	// often it asks and the relay says that it came. The burst is what two nodes
-	// that start together may need: one lost because the other is not there yet,
-	// one when it comes, one that answers, two for endpoints found meanwhile.
-	announceRate, announceBurst = 1, 5
+	// often it asks and the relay says that it came. The burst is more
+	// than two nodes need that start together: one lost because the other is not
+	// there yet, one when it comes, one when the own relay comes, two that answer,
+	// and one for each of three answers from STUN servers.
+	announceRate, announceBurst = 1, 12
 
 	// announceFirst is how long the first repetition waits, and announceLast the
 	// longest time between two while there is no direct path.

@@ -16,6 +16,12 @@ const (
 	// two pings for each candidate of a full list.
 	peerRate, peerBurst = 30, 96
 
+	// freshRate and freshBurst bound the new addresses of one peer that become
+	// candidates because a message came from there. Two NATs with
+	// address-and-port-dependent mapping show a new address in each answer to a
+	// ping to a new address, and so without end.
+	freshRate, freshBurst = 0.2, 16
+
 	// pongRate and pongBurst bound the answers to one peer. An honest peer pings
 	// within its own bounds, above.
 	pongRate, pongBurst = 50, 100

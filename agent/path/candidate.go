@@ -166,10 +166,14 @@ func (p *peer) setListed(list []disco.Endpoint) (changed bool) {
 }
 
 // observe returns the candidate that a message came from, a new one if need be.
-// The one that has been silent longest makes room, unless it is proved.
+// The one that has been silent longest makes room, unless it is proved. It
+// returns nil when there were too many new ones of late.
 func (p *peer) observe(from netip.AddrPort) *candidate {
 	c := p.find(from)
 	if c == nil {
+		if !p.fresh.take(p.e.now, freshRate, freshBurst) {
+			return nil
+		}
 		c = p.add(from)
 	}
 	c.observed = p.e.now

@@ -145,14 +145,14 @@ func TestUnansweredStream(t *testing.T) {
 		t.Fatal("no direct path after 5 s")
 	}
 	var dual int
-	for range 3600 {
+	for range 1800 {
 		w.run(time.Second, nil)
 		if a.verdict(b).State != Direct {
 			dual++
 		}
 	}
-	if dual == 0 || dual > 150 {
-		t.Errorf("of an hour, %d s were not direct alone; want a few suspicions of 15 s, at most 150 s", dual)
+	if dual == 0 || dual > 120 {
+		t.Errorf("of half an hour, %d s were not direct alone; want a few suspicions of 15 s, at most 120 s", dual)
 	}
 }
 
@@ -359,22 +359,6 @@ func TestPeerComesLater(t *testing.T) {
 	a.drain()
 	if !w.run(200*time.Millisecond, bothDirect(a, b)) {
 		t.Errorf("not direct 200 ms after the peer came: %+v", a.verdict(b))
-	}
-}
-
-func TestSameLANWins(t *testing.T) {
-	for seed := range uint64(10) {
-		w := newWorld(t, seed)
-		n := w.newNAT(home, "203.0.113.1")
-		n.hairpin = true
-		w.delay = 2 * time.Millisecond
-		a := w.host("a", n, "192.168.1.2:4242")
-		b := w.host("b", n, "192.168.1.3:4242")
-		a.peers()
-		talk(t, w, a, b)
-		if a.choice[b.id].Direct != b.addr || b.choice[a.id].Direct != a.addr {
-			t.Errorf("seed %d: a uses %v, b uses %v; want their LAN addresses", seed, a.choice[b.id], b.choice[a.id])
-		}
 	}
 }
 

@@ -72,6 +72,10 @@ func TestEveryPairOfNATs(t *testing.T) {
 						if !meets(x, y) {
 							direct = w.run(20*time.Second, func() bool { return a.direct(b) || b.direct(a) })
 						}
+						// A pair that cannot meet does not try without end.
+						if n, lim := a.sent+b.sent, int(300+15*w.since().Seconds()); n > lim {
+							t.Errorf("%d pings in %v, want at most %d", n, w.since(), lim)
+						}
 						stop()
 						stopBack()
 						if direct != meets(x, y) {

@@ -74,6 +74,7 @@ type probe struct {
 type probing struct {
 	pings    bucket
 	pongs    bucket
+	fresh    bucket  // of new addresses
 	relayed  []probe // by relay, oldest first
 	relayRTT time.Duration
 }
@@ -276,7 +277,10 @@ func (p *peer) pinged(from netip.AddrPort, m *disco.Ping) {
 	p.wakeFor("the peer pings")
 	c := p.observe(from)
 	if p.pongs.take(p.e.now, pongRate, pongBurst) {
-		p.e.do(Send{Peer: p.id, To: from, Msg: &disco.Pong{Tx: m.Tx, Proved: c.mine, Src: from}})
+		p.e.do(Send{Peer: p.id, To: from, Msg: &disco.Pong{Tx: m.Tx, Proved: c != nil && c.mine, Src: from}})
+	}
+	if c == nil {
+		return
 	}
 	c.theirs = m.Proved
 	if !c.mine {
@@ -301,7 +305,9 @@ func (p *peer) ponged(from netip.AddrPort, m *disco.Pong) {
 		return
 	}
 	if c.addr != from {
-		p.observe(from).soon(p.e.now)
+		if o := p.observe(from); o != nil {
+			o.soon(p.e.now)
+		}
 		return
 	}
 	pr := c.probes[i]

@@ -78,6 +78,7 @@ func (e *Engine) Verdict(id key.NodeID) Verdict {
 	if p.using != nil {
 		v.RTT = p.using.rtt
 	}
+	v.Candidates = make([]Candidate, 0, len(p.candidates))
 	for _, c := range p.candidates {
 		v.Candidates = append(v.Candidates, Candidate{
 			Addr:     c.addr,
@@ -123,7 +124,7 @@ func (c *candidate) result() string {
 	case c.mine:
 		return "answers, but the peer's own pings have no answer"
 	case c.theirs:
-		return fmt.Sprintf("the peer's pings are answered, %s are not", pings(c.unanswered))
+		return "the peer's pings are answered; no answer to " + pings(c.unanswered) + " of this node"
 	case c.unanswered > 0:
 		return "no answer to " + pings(c.unanswered)
 	case !c.lastPong.IsZero():
@@ -144,18 +145,16 @@ func pings(n int) string {
 func (p *peer) why() string {
 	e := p.e
 	own, theirs := e.self.Mapping, p.mapping
-	var barred, refused, half, most *candidate
+	var barred, half, telling *candidate
 	for _, c := range p.candidates {
 		switch {
 		case e.now.Before(c.barredUntil):
 			barred = c
-		case c.refusal != "":
-			refused = c
 		case c.mine != c.theirs:
 			half = c
 		}
-		if most == nil || c.unanswered > most.unanswered {
-			most = c
+		if telling == nil || c.tells(telling) {
+			telling = c
 		}
 	}
 	switch {
@@ -180,10 +179,24 @@ func (p *peer) why() string {
 		return "peer has no endpoints yet"
 	case len(p.candidates) == 0:
 		return fmt.Sprintf("none of the peer's %d endpoints may be pinged", p.list)
-	case refused != nil && refused.unanswered >= most.unanswered:
-		return fmt.Sprintf("%v: the socket refuses: %s", refused.addr, refused.refusal)
-	case most.unanswered > 0:
-		return fmt.Sprintf("no answer from %v to %s", most.addr, pings(most.unanswered))
+	case telling.refusal == "" && telling.unanswered > 0:
+		return fmt.Sprintf("no answer from %v to %s", telling.addr, pings(telling.unanswered))
 	}
-	return "pings are about to be sent"
+	return fmt.Sprintf("%v: %s", telling.addr, telling.result())
+}
+
+// tells reports whether what became of c says more than what became of o: first
+// an address that answered before, then one that the socket sends to, then one
+// that is not of a private network, then the one that was pinged more.
+func (c *candidate) tells(o *candidate) bool {
+	for _, differ := range [...][2]bool{
+		{!c.lastPong.IsZero(), !o.lastPong.IsZero()},
+		{c.refusal == "", o.refusal == ""},
+		{!near(c.addr.Addr()), !near(o.addr.Addr())},
+	} {
+		if differ[0] != differ[1] {
+			return differ[0]
+		}
+	}
+	return c.unanswered > o.unanswered
 }

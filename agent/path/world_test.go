@@ -32,10 +32,12 @@ type world struct {
 	// the weather
 	delay, jitter time.Duration // of a packet between two sites
 	relayDelay    time.Duration // of a packet by relay
+	lanDelay      time.Duration // of a packet within a LAN
 	loss          float64       // of UDP packets
 	blocked       bool          // no UDP between sites
 	dataBlocked   bool          // no data by UDP between sites, pings pass
 	relayDown     bool
+	noLAN         bool                      // no packets within a LAN
 	block         func(from, to *host) bool // one direction; nil: none
 }
 
@@ -75,6 +77,7 @@ func newWorld(t testing.TB, seed uint64) *world {
 		byID:       map[key.NodeID]*host{},
 		delay:      10 * time.Millisecond,
 		relayDelay: 25 * time.Millisecond,
+		lanDelay:   time.Millisecond / 2,
 	}
 	w.begin = w.now
 	t.Cleanup(func() {
@@ -221,6 +224,10 @@ type host struct {
 	theirs map[netip.AddrPort]bool // the peer said that its ping was
 	sent   int                     // pings by UDP
 
+	unknown bool             // STUN servers have not answered
+	absent  []key.NodeID     // peers that are never there
+	static  []netip.AddrPort // of all peers
+
 	// what arrived
 	got       map[uint64]time.Time // data by number
 	lastSent  time.Time
@@ -263,8 +270,11 @@ func (h *host) peers() {
 	var peers []Peer
 	for _, o := range h.w.hosts {
 		if o != h {
-			peers = append(peers, Peer{ID: o.id})
+			peers = append(peers, Peer{ID: o.id, Static: h.static})
 		}
+	}
+	for _, id := range h.absent {
+		peers = append(peers, Peer{ID: id})
 	}
 	h.engine.SetPeers(h.w.now, peers)
 	h.drain()
@@ -274,6 +284,9 @@ var stun = netip.MustParseAddrPort("192.0.2.53:3478")
 
 // discover tells the engine what STUN would have.
 func (h *host) discover() {
+	if h.unknown {
+		return
+	}
 	s := Self{UDP4: true, Mapping: disco.MappingNone, Endpoints: []disco.Endpoint{{Addr: h.addr, Kind: disco.Interface}}}
 	if n := h.nat; n != nil {
 		switch {
@@ -301,7 +314,7 @@ func (h *host) drain() {
 		case Send:
 			h.sendMessage(a)
 		case Use:
-			w.logf("%s: %s %v relay=%v: %s", h.name, w.byID[a.Peer].name, a.Choice.Direct, a.Choice.Relay, a.Why)
+			w.logf("%s: %s %v relay=%v: %s", h.name, a.Peer.Short(), a.Choice.Direct, a.Choice.Relay, a.Why)
 			if d := a.Choice.Direct; d.IsValid() && (!h.mine[d] || !h.theirs[d]) {
 				w.t.Errorf("%s sends data to %v: own ping answered %v, peer's ping answered %v; want both", h.name, d, h.mine[d], h.theirs[d])
 			}
@@ -345,6 +358,13 @@ func (h *host) drain() {
 // sendMessage carries a message of the engine.
 func (h *host) sendMessage(s Send) {
 	w, to := h.w, h.w.byID[s.Peer]
+	if p, ok := s.Msg.(*disco.Ping); ok && s.To.IsValid() {
+		h.pinged[p.Tx] = s.To
+		h.sent++
+	}
+	if to == nil {
+		return // a node that is never there
+	}
 	if s.To == (netip.AddrPort{}) {
 		if w.relayDown {
 			return
@@ -358,10 +378,6 @@ func (h *host) sendMessage(s Send) {
 			to.drain()
 		})
 		return
-	}
-	if p, ok := s.Msg.(*disco.Ping); ok {
-		h.pinged[p.Tx] = s.To
-		h.sent++
 	}
 	w.logf("%s: %T to %v %+v", h.name, s.Msg, s.To, proved(s.Msg))
 	w.udp(h, s.To, false, func(to *host, from netip.AddrPort) {
@@ -404,8 +420,11 @@ func (w *world) udp(from *host, dst netip.AddrPort, data bool, deliver func(to *
 	// On the same LAN, without any NAT.
 	for _, to := range w.hosts {
 		if from.nat != nil && to.nat == from.nat && to.addr == dst {
+			if w.noLAN {
+				return
+			}
 			src, boot := from.addr, to.boots
-			w.after(time.Millisecond/2, func() {
+			w.after(w.lanDelay, func() {
 				if to.boots == boot {
 					deliver(to, src)
 				}
@@ -520,7 +539,10 @@ func (h *host) stream(to *host, gap time.Duration) (stop func(), sent map[uint64
 
 func (h *host) verdict(to *host) Verdict { return h.engine.Verdict(to.id) }
 
-func (h *host) direct(to *host) bool { return h.verdict(to).State == Direct }
+func (h *host) direct(to *host) bool {
+	c := h.choice[to.id]
+	return c.Direct.IsValid() && !c.Relay
+}
 
 // bothDirect is when two hosts have data go directly both ways.
 func bothDirect(a, b *host) func() bool {
