@@ -62,11 +62,16 @@
 //	prerouting   raw       interface, loopback   destination an own address (Drops.Destination)
 //	postrouting  300       interface, loopback   destination in the mesh (Drops.Clear)
 //
+// The last is needed beside the routes: to a program that binds its socket to an
+// interface, IPv4 takes an unreachable address for one on that link.
+//
 // In the mesh are the addresses of peers, the node's own, and the network's own
 // IPv6 prefix. The table is made in one transaction before the node has an
 // address, and replaced in one transaction: at no instant is there none. A killed
 // agent's table stays and goes on dropping; it harms nothing else, for nothing
-// else has those addresses.
+// else has those addresses. Close removes it: on a node that was stopped in good
+// order such a socket, bound to an interface, can send to a peer's IPv4 address
+// on that interface's link.
 //
 // Where the kernel has no nftables, New refuses: the node would be open to its
 // neighbours. Config.WithoutNftables accepts that, and Warnings says so.

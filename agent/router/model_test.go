@@ -120,6 +120,9 @@ func (w *world) set(s State) {
 	w.t.Helper()
 	must(w.t, w.r.Set(w.t.Context(), s))
 	w.state, w.active = s, true
+	if got := w.r.Warnings(); len(got) != 2 || !strings.Contains(got[0], "1 route not ours in table 8787") || !strings.Contains(got[1], "1 rule not ours at priority 1870") {
+		w.t.Errorf("Warnings are %q, want that of the foreign route and that of the foreign rule", got)
+	}
 	if s.Prefix6.IsValid() {
 		w.unreachable[s.Prefix6] = true
 	}

@@ -53,7 +53,11 @@ func inNamespace(t *testing.T) bool {
 	if os.Geteuid() != 0 {
 		t.Skip("NOT TRIED: needs root, for a network namespace")
 	}
+	t.Parallel() // each has its own network
 	args := []string{"-test.run=^" + regexp.QuoteMeta(t.Name()) + "$", "-test.timeout=60s", "-test.count=1"}
+	if testing.Short() {
+		args = append(args, "-test.short")
+	}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}
@@ -255,8 +259,8 @@ func addLAN(t *testing.T, name string, a4, a6 netip.Addr) {
 	must(t, netlink.LinkSetUp(lo))
 	must(t, netlink.LinkSetIP6AddrGenMode(link, nl6AddrGenNone)) // what comes later by itself is no part of the test
 	must(t, netlink.LinkSetUp(link))
-	must(t, netlink.AddrAdd(link, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a4, 24))}))
-	must(t, netlink.AddrAdd(link, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a6, 64)), Flags: unix.IFA_F_NODAD}))
+	assign(t, link, netip.PrefixFrom(a4, 24))
+	assign(t, link, netip.PrefixFrom(a6, 64))
 }
 
 // awaitCarrier waits until an interface passes packets, which is some time after
@@ -281,6 +285,31 @@ func awaitCarrier(t *testing.T, name string) {
 		case <-updates:
 		case <-deadline:
 			t.Fatalf("interface %s is %s, want up", name, link.Attrs().OperState)
+		}
+	}
+}
+
+// assign gives an interface an address and waits until packets to it are taken,
+// which for IPv6 is some time after it is there.
+func assign(t *testing.T, link netlink.Link, p netip.Prefix) {
+	t.Helper()
+	updates, done := make(chan netlink.RouteUpdate), make(chan struct{})
+	must(t, netlink.RouteSubscribe(updates, done))
+	defer func() {
+		close(done)
+		for range updates {
+		}
+	}()
+	must(t, netlink.AddrAdd(link, &netlink.Addr{IPNet: toIPNet(p), Flags: unix.IFA_F_NODAD}))
+	deadline := time.After(10 * time.Second)
+	for {
+		if found, err := netlink.RouteGet(p.Addr().AsSlice()); err == nil && len(found) > 0 && found[0].Type == unix.RTN_LOCAL {
+			return
+		}
+		select {
+		case <-updates:
+		case <-deadline:
+			t.Fatalf("address %s is not taken", p)
 		}
 	}
 }

@@ -114,8 +114,8 @@ var errClosed = errors.New("router is closed")
 
 // Set makes the kernel hold s, and repairs what others took away. What protects
 // comes first: the packet filter, then unreachable routes and rules, and only then
-// addresses and routes to the interface. On an error it goes on with what does
-// not depend on what failed.
+// addresses and routes to the interface. A packet filter that cannot be set keeps
+// the node from having addresses, not from having unreachable routes.
 func (r *Router) Set(ctx context.Context, s State) error {
 	s, err := s.checked()
 	if err != nil {
@@ -134,10 +134,9 @@ func (r *Router) Set(ctx context.Context, s State) error {
 	r.state, r.given, r.off6 = s, true, false
 
 	// 1. The packet filter learns what is new.
+	var unfiltered error
 	if r.table != nil {
-		if err := r.table.admit(s); err != nil {
-			return fmt.Errorf("set nftables table inet %s: %w", TableName, err)
-		}
+		unfiltered = r.table.admit(s)
 	} else {
 		warnings = append(warnings, "nftables is not used: neighbours on the local network can reach this node's addresses past WireGuard")
 	}
@@ -153,6 +152,10 @@ func (r *Router) Set(ctx context.Context, s State) error {
 	}
 	if around.rules, err = r.k.setRules(); err != nil {
 		return err
+	}
+
+	if unfiltered != nil {
+		return fmt.Errorf("set nftables table inet %s: %w", TableName, unfiltered)
 	}
 
 	// 3. The interface and its addresses. Here the kernel may drop routes.

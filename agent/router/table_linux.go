@@ -138,50 +138,50 @@ func (t *table) admit(s State) error {
 	if !t.made || t.gen != now || t.prefix != s.Prefix6 {
 		return t.replace(s.Prefix6, want)
 	}
-	return t.change(want, func(have, want map[netip.Addr]bool) (from, without map[netip.Addr]bool) { return want, have },
-		(*nftables.Conn).SetAddElements, func(have, want map[netip.Addr]bool) { maps.Copy(have, want) })
-}
-
-// forget makes the table drop for nothing but s. Admit was called with it.
-func (t *table) forget(s State) error {
-	return t.change(s.sets(), func(have, want map[netip.Addr]bool) (from, without map[netip.Addr]bool) { return have, want },
-		(*nftables.Conn).SetDeleteElements, func(have, want map[netip.Addr]bool) {
-			maps.DeleteFunc(have, func(a netip.Addr, _ bool) bool { return !want[a] })
-		})
-}
-
-// change applies the difference of each set, in one transaction if there is any.
-func (t *table) change(want sets, difference func(have, want map[netip.Addr]bool) (from, sub map[netip.Addr]bool),
-	do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error, done func(have, want map[netip.Addr]bool)) error {
-	type part struct {
-		set   *nftables.Set
-		addrs []netip.Addr
+	err = t.change((*nftables.Conn).SetAddElements, want, func(p pair) []netip.Addr { return without(p.want, p.have) })
+	if err != nil {
+		return err
 	}
-	var parts []part
-	pairs := t.pairs(want)
-	for _, p := range pairs {
-		if addrs := without(difference(p.have, p.want)); len(addrs) > 0 {
-			parts = append(parts, part{p.set, addrs})
+	for _, p := range t.pairs(want) {
+		maps.Copy(p.have, p.want)
+	}
+	return nil
+}
+
+// forget makes the table drop for nothing but s, with which admit was called.
+func (t *table) forget(s State) error {
+	want := s.sets()
+	err := t.change((*nftables.Conn).SetDeleteElements, want, func(p pair) []netip.Addr { return without(p.have, p.want) })
+	if err != nil {
+		return err
+	}
+	t.have = want
+	return nil
+}
+
+// elements is a way to change the elements of a set.
+type elements func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error
+
+// change does it to what pick takes of each pair, in one transaction if that is
+// anything.
+func (t *table) change(do elements, want sets, pick func(pair) []netip.Addr) error {
+	picked := make(map[*nftables.Set][]netip.Addr)
+	for _, p := range t.pairs(want) {
+		if addrs := pick(p); len(addrs) > 0 {
+			picked[p.set] = addrs
 		}
 	}
-	if len(parts) == 0 {
+	if len(picked) == 0 {
 		return nil
 	}
-	err := t.transact(func(c *nftables.Conn) error {
-		for _, p := range parts {
-			if err := inMessages(c, p.set, p.addrs, do); err != nil {
+	return t.transact(func(c *nftables.Conn) error {
+		for set, addrs := range picked {
+			if err := inMessages(c, set, addrs, do); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	for _, p := range pairs {
-		done(p.have, p.want)
-	}
-	return nil
 }
 
 // pair is one set with what it has and is to have.
@@ -203,14 +203,14 @@ func (t *table) pairs(want sets) []pair {
 }
 
 // inMessages gives elements to do in messages that are not too long.
-func inMessages(c *nftables.Conn, set *nftables.Set, addrs []netip.Addr, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
+func inMessages(c *nftables.Conn, set *nftables.Set, addrs []netip.Addr, do elements) error {
 	for len(addrs) > 0 {
 		n := min(len(addrs), elementsPerMessage)
-		elements := make([]nftables.SetElement, n)
+		values := make([]nftables.SetElement, n)
 		for i, a := range addrs[:n] {
-			elements[i].Key = a.AsSlice()
+			values[i].Key = a.AsSlice()
 		}
-		if err := do(c, set, elements); err != nil {
+		if err := do(c, set, values); err != nil {
 			return err
 		}
 		addrs = addrs[n:]
