@@ -207,10 +207,10 @@ func (p *peer) boundObserved(fresh *candidate) {
 }
 
 // dropUnfounded removes the candidates that nothing speaks for any more. One
-// that answers speaks for itself.
+// that answers, or was heard of late, speaks for itself.
 func (p *peer) dropUnfounded() {
 	for _, c := range slices.Clone(p.candidates) {
-		if c.static || c.listed != 0 || !c.observed.IsZero() {
+		if c.static || c.listed != 0 || !c.observed.IsZero() && p.e.now.Sub(c.observed) < reviveFor {
 			continue
 		}
 		if c.mine || c == p.using {

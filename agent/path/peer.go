@@ -42,28 +42,33 @@ func (s State) String() string {
 
 // A peer is one peer's path.
 //
-//	           traffic, or                proved both ways
-//	           a message      ┌─────────┐                   ┌────────┐
-//	┌────────┐ ─────────────► │ Relayed │ ────────────────► │ Direct │ ◄─┐
-//	│ Asleep │                └─────────┘                   └────────┘   │
-//	└────────┘                  ▲  ▲  ▲        a pong is missing, or │   │ a pong, and
-//	  ▲  ▲                      │  │  │        the peer says so      ▼   │ the peer's word
-//	  │  │                      │  │  │  no pong for 3 s      ┌─────────┐ │
-//	  │  │                      │  │  └────────────────────── │ Doubted │─┤
-//	  │  │                      │  │                          └─────────┘ │
-//	  │  │                      │  │  data comes by relay  ┌───────────┐  │ data comes
-//	  │  │                      │  └────────────────────── │ Suspected │──┤ by direct
-//	  │  │                      │                          └───────────┘  │
-//	  │  │                      │     (as from Direct)         ┌───────┐  │ 2 or fewer
-//	  │  │                      └───────────────────────────── │ Lossy │──┘ lost of 20
-//	  │  │  no traffic   ┌─────────┐     no traffic for 45 s   └───────┘
-//	  │  └───── for ──── │ Resting │ ◄── from Direct, Suspected, Lossy;
-//	  └───── 2 minutes ─ └─────────┘     on traffic to Doubted
+//	Asleep ──► Relayed ──► Direct ──┬──► Doubted ────► Direct or Relayed
+//	                                ├──► Suspected ──► Direct or Relayed
+//	                                ├──► Lossy ──────► Direct or Doubted
+//	                                └──► Resting ────► Doubted or Asleep
 //
-// From Doubted, Suspected and Lossy another candidate that is proved both ways
-// may take over; that is Direct again. A peer is in the schedule unless it is
-// asleep, using is set in all states but Asleep and Relayed, and is one of the
-// candidates.
+//	from       to         when
+//	Asleep     Relayed    there is traffic, or a message that wakes
+//	Relayed    Direct     a candidate is proved both ways
+//	Direct     Doubted    a pong is missing, the peer takes its proof back, the
+//	                      socket refuses, or the network changed
+//	Doubted    Direct     a pong came since, and the peer says Proved
+//	Doubted    Relayed    neither for doubtFor
+//	Direct     Suspected  pings pass, data does not come back (watch.go)
+//	Suspected  Direct     data comes directly, or nothing comes by which to judge
+//	Suspected  Relayed    data comes by relay only; the candidate is barred
+//	Direct     Lossy      a quarter of the pings is lost, or doubts are frequent
+//	Lossy      Direct     a tenth or less is lost, and doubts are rare
+//	any in use Resting    no traffic for idleAfter
+//	Resting    Doubted    traffic again: nobody looked at the path meanwhile
+//	any        Asleep     no traffic for sleepAfter
+//
+// From Suspected and Lossy the way to Doubted is open too, after more missing
+// pongs; and from any state with a direct path, another candidate that is proved
+// both ways may take over, which is Direct again.
+//
+// A peer is in the schedule unless it is asleep. Its using is one of its
+// candidates, and nil in Asleep and Relayed only.
 type peer struct {
 	// set at construction
 	e      *Engine
@@ -151,6 +156,7 @@ func (p *peer) wake(why string) {
 		return
 	}
 	p.e.awake = append(p.e.awake, p)
+	p.dropForbidden() // SetSelf passes over those who sleep
 	p.enter(Relayed, why)
 	p.startWatching()
 	p.startAnnouncing()

@@ -65,6 +65,12 @@ var scriptAddrs = func() []netip.AddrPort {
 	return append(list, netip.AddrPort{}, netip.AddrPortFrom(netip.Addr{}, 7))
 }()
 
+// meshes are the prefixes of the mesh, and others that it may have later.
+var meshes = [2][]netip.Prefix{
+	{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fd00:1::/64")},
+	{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("203.0.113.8/29")},
+}
+
 func (s *script) addr() netip.AddrPort { return scriptAddrs[s.next(len(scriptAddrs))] }
 
 // never is the list of the design, written without the engine's.
@@ -175,6 +181,7 @@ func (s *script) step() {
 		case 2:
 			s.peers()
 		case 3:
+			s.mesh = meshes[s.next(2)]
 			s.e.SetSelf(s.now, Self{Endpoints: s.list(), Mapping: disco.Mapping(s.next(5)), UDP4: s.next(2) == 0, Mesh: s.mesh})
 		case 4:
 			s.e.Probe(s.now, id)
@@ -324,7 +331,7 @@ func play(t testing.TB, in []byte) []Action {
 	s := &script{
 		t: t, in: in,
 		now:   time.Unix(1_700_000_000, 0),
-		mesh:  []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fd00:1::/64")},
+		mesh:  meshes[0],
 		count: map[key.NodeID]*Traffic{}, pinged: map[key.NodeID]map[disco.TxID]netip.AddrPort{}, recent: map[key.NodeID][]disco.TxID{},
 		mine: map[key.NodeID]map[netip.AddrPort]bool{}, theirs: map[key.NodeID]map[netip.AddrPort]bool{},
 		learned: map[netip.AddrPort]key.NodeID{}, choice: map[key.NodeID]Choice{}, tokens: 200,
