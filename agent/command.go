@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -32,12 +31,14 @@ type flags struct {
 	State  string `placeholder:"DIR" help:"The agent's state directory."`
 	Socket string `placeholder:"PATH" help:"The agent's local API (default DIR/agent.sock)."`
 
-	Up     upCmd     `cmd:"" help:"Run the agent until it is told to go down."`
-	Status statusCmd `cmd:"" help:"Show the node, its peers, relays and coordinator."`
-	Ping   pingCmd   `cmd:"" help:"Send an echo to a peer through the mesh."`
-	Whois  whoisCmd  `cmd:"" help:"Say who has an address of the mesh, or is behind a forwarded connection."`
-	ID     idCmd     `cmd:"" name:"id" help:"Print the node's identity key, as the policy pins it."`
-	Down   downCmd   `cmd:"" help:"End the running agent."`
+	Up       upCmd       `cmd:"" help:"Run the agent until it is told to go down."`
+	Status   statusCmd   `cmd:"" help:"Show the node, its peers, relays and coordinator."`
+	Ping     pingCmd     `cmd:"" help:"Probe the path to a peer, until it is direct."`
+	Netcheck netcheckCmd `cmd:"" help:"Say what kind of NAT this machine is behind."`
+	Whois    whoisCmd    `cmd:"" help:"Say who has an address of the mesh, or is behind a forwarded connection."`
+	ID       idCmd       `cmd:"" name:"id" help:"Print the node's identity key, as the policy pins it."`
+	Down     downCmd     `cmd:"" help:"End the running agent."`
+	Cleanup  cleanupCmd  `cmd:"" help:"Remove every route and rule that agents leave on this machine."`
 }
 
 // env is what commands act on.
@@ -127,15 +128,21 @@ type upCmd struct {
 	Join       string   `placeholder:"STRING" help:"The network's join string, or the name of a file with it."`
 	Name       string   `placeholder:"NAME" help:"The name to ask for (default: this machine's)."`
 	SecretFile string   `placeholder:"FILE" help:"Enrolment secret."`
+	Interface  string   `default:"writ0" placeholder:"NAME" help:"The network interface to make (${default})."`
+	Port       uint16   `placeholder:"PORT" help:"UDP port for direct paths (default: any that is free)."`
+	NoDirect   bool     `help:"Send by relay only."`
 	Userspace  bool     `help:"Run without privileges and without a network interface."`
-	Proxy      string   `default:"127.0.0.1:1055" placeholder:"ADDR" help:"Where the proxy listens, SOCKS5 and HTTP (${default})."`
-	Forward    []string `placeholder:"SPEC" help:"Hand a port of the mesh address to a local server: tcp/PORT=ADDRESS:PORT."`
+	Proxy      string   `default:"127.0.0.1:1055" placeholder:"ADDR" help:"In userspace, where the proxy listens, SOCKS5 and HTTP (${default})."`
+	Forward    []string `placeholder:"SPEC" help:"In userspace, hand a port of the mesh address to a local server: tcp/PORT=ADDRESS:PORT."`
 	Log        string   `default:"info" enum:"debug,info,warn,error" help:"Log level (${default})."`
 }
 
 func (u *upCmd) Run(e *env) error {
-	if !u.Userspace {
-		return errors.New("this version runs without a network interface only: say --userspace")
+	switch {
+	case u.NoDirect && u.Port != 0:
+		return errors.New("--port is of direct paths: leave it or --no-direct out")
+	case !u.Userspace && len(u.Forward) > 0:
+		return errors.New("--forward is for --userspace: with a network interface, local servers listen on the mesh address themselves")
 	}
 	kept := filepath.Join(e.state, "join")
 	join, err := u.join(kept)
@@ -145,7 +152,15 @@ func (u *upCmd) Run(e *env) error {
 	if err := checkProxy(u.Proxy); err != nil {
 		return err
 	}
-	cfg := node.Config{Dir: e.state, Socket: e.socket, Join: join, Name: u.Name, Proxy: u.Proxy, Version: version}
+	cfg := node.Config{
+		Dir: e.state, Socket: e.socket, Join: join, Name: u.Name, Version: version,
+		Port: u.Port, NoDirect: u.NoDirect,
+	}
+	if u.Userspace {
+		cfg.Proxy = u.Proxy
+	} else {
+		cfg.Interface = u.Interface
+	}
 	if u.Join != "" {
 		cfg.Kept = kept
 	}
@@ -312,54 +327,6 @@ func lookAgain(ctx context.Context) error {
 	}
 }
 
-func printStatus(out io.Writer, st *localapi.Status) {
-	if st.State == "up" {
-		fmt.Fprintf(out, "%s  %s  %s\n", st.Name, strings.Join(st.Who, " "), addrs(st.Addrs))
-	} else {
-		fmt.Fprintf(out, "%s: %s\n", st.State, st.Why)
-	}
-	if st.Seq != 0 {
-		fmt.Fprintf(out, "revision     %s (%d, %d)\n", short(st.Commit), st.Epoch, st.Seq)
-	}
-	switch c := st.Coordinator; {
-	case c.Addr != "":
-		fmt.Fprintf(out, "coordinator  %s, connected since %s\n", c.Addr, c.Since.UTC().Format("2006-01-02 15:04 UTC"))
-	case c.Error != "":
-		fmt.Fprintf(out, "coordinator  none: %s\n", c.Error)
-	default:
-		fmt.Fprintln(out, "coordinator  none yet")
-	}
-	for _, r := range st.Relays {
-		home := ""
-		if r.Home {
-			home = ", home"
-		}
-		fmt.Fprintf(out, "relay        %s %s, %s%s\n", r.Name, r.Addr, r.State, home)
-	}
-	if st.Proxy != "" {
-		fmt.Fprintf(out, "proxy        %s (SOCKS5, HTTP)\n", st.Proxy)
-	}
-	if len(st.Peers) > 0 {
-		fmt.Fprintln(out)
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "peer\twho\taddress\tpath\thandshake")
-		for _, p := range st.Peers {
-			shake := "-"
-			if !p.Handshake.IsZero() {
-				shake = time.Since(p.Handshake).Round(time.Second).String() + " ago"
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, strings.Join(p.Who, " "), p.Addrs[0], p.Path, shake)
-		}
-		w.Flush()
-	}
-	for _, n := range st.Nobodies {
-		fmt.Fprintf(out, "not a peer   %s: %s\n", n.Name, n.Why)
-	}
-	for _, a := range st.Alarms {
-		fmt.Fprintf(out, "alarm        %s\n", a.Text)
-	}
-}
-
 func addrs[A fmt.Stringer](list []A) string {
 	var out []string
 	for _, a := range list {
@@ -369,19 +336,6 @@ func addrs[A fmt.Stringer](list []A) string {
 }
 
 func short(commit string) string { return commit[:min(7, len(commit))] }
-
-type pingCmd struct {
-	Peer string `arg:"" help:"A peer's name or address."`
-}
-
-func (p *pingCmd) Run(e *env) error {
-	pong, err := localapi.Dial(e.socket).Ping(e.ctx, p.Peer)
-	if err != nil {
-		return errNo{err}
-	}
-	fmt.Fprintf(e.stdout, "pong from %s (%s) via %s in %s\n", pong.Name, pong.Addr, pong.Path, pong.RTT.Round(10*time.Microsecond))
-	return nil
-}
 
 type whoisCmd struct {
 	Addr string `arg:"" help:"IP or IP:PORT."`

@@ -2,20 +2,33 @@
 //
 // Usage:
 //
-//	agent up --state DIR --userspace [--join STRING] [flags]
+//	agent up --state DIR [--join STRING] [flags]
 //	agent status [--json] [--wait]
-//	agent ping PEER
+//	agent ping PEER [-c N] [--icmp] [--json]
+//	agent netcheck [--json]
 //	agent whois IP[:PORT]
 //	agent id
 //	agent down
+//	agent cleanup
 //	agent --version
 //
 // Up runs the agent until it is told to go down. The first time it needs the
 // network's join string; it keeps it in the state directory. A node joins because
 // the policy pins its identity key ("agent id" prints it), or with an enrolment
-// secret that an administrator hands out. With --userspace it needs no privileges:
-// local programs reach the mesh through its proxy (SOCKS5 and HTTP), and
+// secret that an administrator hands out.
+//
+// It makes a network interface (writ0) with the node's addresses and routes to
+// its peers, for which it needs CAP_NET_ADMIN and nothing else. When it ends,
+// however it ends, routes remain that answer "no route to host" for the peers'
+// addresses: nothing that was meant for the mesh leaves the machine in clear.
+// Cleanup removes them. With --userspace it needs no privileges and touches
+// nothing: local programs reach the mesh through its proxy (SOCKS5 and HTTP), and
 // --forward hands ports of the mesh address to local servers.
+//
+// Packets go by relay at first, and directly as soon as a direct path has been
+// proved. Ping probes the path that data takes and shows the moment of the
+// upgrade, or why there is none; it needs no rule. Netcheck measures what kind of
+// NAT the machine is behind.
 //
 // The other commands talk to the running agent.
 //
@@ -31,9 +44,13 @@
 //	--name NAME        the name to ask for (default: this machine's)
 //	--secret-file F    enrolment secret; also read from the file that the join
 //	                   string names
+//	--interface NAME   the network interface to make (default writ0)
+//	--port PORT        UDP port for direct paths (default: any that is free)
+//	--no-direct        send by relay only
 //	--userspace        run without privileges and without a network interface
-//	--proxy ADDR       where the proxy listens (default 127.0.0.1:1055; "" for none)
-//	--forward SPEC     tcp/PORT=ADDRESS:PORT; may be repeated
+//	--proxy ADDR       in userspace, where the proxy listens (default
+//	                   127.0.0.1:1055; "" for none)
+//	--forward SPEC     in userspace, tcp/PORT=ADDRESS:PORT; may be repeated
 //	--log LEVEL        debug, info, warn or error (default info)
 //
 // Files in DIR: identity.key and wireguard.key (0600, never sent), netmap.state

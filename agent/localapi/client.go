@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+
+	"github.com/writmesh/writ/agent/netcheck"
 )
 
 // A Client calls an agent's socket.
@@ -49,10 +51,22 @@ func (c *Client) Whois(ctx context.Context, addr string) (*Whois, error) {
 	return &w, c.call(ctx, http.MethodGet, "whois", url.Values{"addr": {addr}}, &w)
 }
 
-// Ping sends one echo to a peer.
+// Ping probes the path that data to a peer takes, once.
 func (c *Client) Ping(ctx context.Context, peer string) (*Pong, error) {
 	var p Pong
 	return &p, c.call(ctx, http.MethodPost, "ping", url.Values{"peer": {peer}}, &p)
+}
+
+// Echo sends one ICMP echo to a peer through the tunnel.
+func (c *Client) Echo(ctx context.Context, peer string) (*Pong, error) {
+	var p Pong
+	return &p, c.call(ctx, http.MethodPost, "ping", url.Values{"peer": {peer}, "icmp": {""}}, &p)
+}
+
+// Netcheck measures how the node looks from outside.
+func (c *Client) Netcheck(ctx context.Context) (*netcheck.Report, error) {
+	var r netcheck.Report
+	return &r, c.call(ctx, http.MethodPost, "netcheck", nil, &r)
 }
 
 // Down ends the agent.

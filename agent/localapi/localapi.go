@@ -10,7 +10,12 @@
 //	GET  /v1/status?after=N    the same, once its version is above N;     read
 //	                           at most waitLimit later
 //	GET  /v1/whois?addr=A      who has the address IP or IP:PORT          read
-//	POST /v1/ping?peer=P       one echo to a peer by name or address      read
+//	POST /v1/ping?peer=P       one probe to a peer by name or address, on read
+//	                           the path that data takes
+//	POST /v1/ping?peer=P&icmp  one echo through the tunnel, which a rule  read
+//	                           must allow
+//	POST /v1/netcheck          how the node looks from outside, measured  read
+//	                           now
 //	POST /v1/down              the agent ends                             write
 //
 // Read verbs are for whoever may open the socket; write verbs for root and the
@@ -40,6 +45,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/writmesh/writ/agent/netcheck"
 )
 
 const (
@@ -61,8 +68,12 @@ type Agent interface {
 	// Whois says who has an address of the mesh, or which node's connection
 	// comes from a local port.
 	Whois(netip.AddrPort) (*Whois, error)
-	// Ping sends an echo to a peer through the tunnel.
+	// Ping probes the path that data to a peer takes.
 	Ping(ctx context.Context, peer string) (*Pong, error)
+	// Echo sends an ICMP echo to a peer through the tunnel.
+	Echo(ctx context.Context, peer string) (*Pong, error)
+	// Netcheck measures how the node looks from outside.
+	Netcheck(ctx context.Context) (*netcheck.Report, error)
 	// Down ends the agent.
 	Down()
 }
@@ -182,6 +193,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("GET /v1/whois", s.whois)
 	mux.HandleFunc("POST /v1/ping", s.ping)
+	mux.HandleFunc("POST /v1/netcheck", s.netcheck)
 	mux.HandleFunc("POST /v1/down", s.down)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, _ := r.Context().Value(callerKey{}).(caller)
@@ -273,7 +285,12 @@ func parseAddr(s string) (netip.AddrPort, error) {
 }
 
 func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
-	pong, err := s.agent.Ping(r.Context(), r.URL.Query().Get("peer"))
+	q := r.URL.Query()
+	ping := s.agent.Ping
+	if q.Has("icmp") {
+		ping = s.agent.Echo
+	}
+	pong, err := ping(r.Context(), q.Get("peer"))
 	switch {
 	case errors.Is(err, ErrUnknown):
 		fail(w, http.StatusNotFound, err)
@@ -282,6 +299,15 @@ func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
 	default:
 		reply(w, pong)
 	}
+}
+
+func (s *Server) netcheck(w http.ResponseWriter, r *http.Request) {
+	report, err := s.agent.Netcheck(r.Context())
+	if err != nil {
+		fail(w, http.StatusConflict, err)
+		return
+	}
+	reply(w, report)
 }
 
 func (s *Server) down(w http.ResponseWriter, _ *http.Request) {

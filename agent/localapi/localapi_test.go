@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/writmesh/writ/agent/netcheck"
 )
 
 // within is how long a test waits for what must happen.
@@ -67,6 +69,14 @@ func (a *fakeAgent) Ping(_ context.Context, peer string) (*Pong, error) {
 		return nil, errors.New("ping silent: no answer")
 	}
 	return nil, fmt.Errorf("%w: no peer is named %q", ErrUnknown, peer)
+}
+
+func (a *fakeAgent) Echo(_ context.Context, peer string) (*Pong, error) {
+	return &Pong{Name: peer, RTT: time.Second}, nil
+}
+
+func (a *fakeAgent) Netcheck(context.Context) (*netcheck.Report, error) {
+	return &netcheck.Report{Nearest: "eu-1"}, nil
 }
 
 func (a *fakeAgent) Down() { a.downs <- struct{}{} }
@@ -178,6 +188,8 @@ func TestRequests(t *testing.T) {
 		{"whois of a word", request("GET", "/v1/whois?addr=db", host), 400, `"db": want IP or IP:PORT`},
 		{"whois of nothing", request("GET", "/v1/whois", host), 400, `"": want IP or IP:PORT`},
 		{"ping", request("POST", "/v1/ping?peer=db", host, "Content-Length: 0"), 200, `"rtt":1000000`},
+		{"echo", request("POST", "/v1/ping?peer=db&icmp", host, "Content-Length: 0"), 200, `"rtt":1000000000`},
+		{"netcheck", request("POST", "/v1/netcheck", host, "Content-Length: 0"), 200, `"nearest":"eu-1"`},
 		{"ping a stranger", request("POST", "/v1/ping?peer=eve", host, "Content-Length: 0"), 404, `unknown: no peer is named "eve"`},
 		{"ping without an answer", request("POST", "/v1/ping?peer=silent", host, "Content-Length: 0"), 504, "no answer"},
 		{"ping by GET", request("GET", "/v1/ping?peer=db", host), 405, ""},

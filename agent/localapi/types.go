@@ -25,6 +25,10 @@ type Status struct {
 	Digest  string    `json:"digest,omitempty"`
 	Expires time.Time `json:"expires,omitzero"` // of the session
 
+	Interface string `json:"interface,omitempty"` // of the mesh; empty in userspace mode
+	Port      uint16 `json:"port,omitempty"`      // of UDP, here
+	NAT       *NAT   `json:"nat,omitempty"`       // as last measured; nil before
+
 	Coordinator Coordinator `json:"coordinator"`
 	Relays      []Relay     `json:"relays,omitempty"`
 	Peers       []Peer      `json:"peers,omitempty"`
@@ -61,10 +65,42 @@ type Peer struct {
 	Name      string       `json:"name"`
 	Who       []string     `json:"who"`
 	Addrs     []netip.Addr `json:"addrs"`
-	Path      string       `json:"path"` // "relay NAME" or "none"
+	Path      string       `json:"path"` // "direct ADDRESS:PORT", "relay NAME", both with " + " between, or "none"
+	Direct    bool         `json:"direct"`
+	RTT       Duration     `json:"rtt,omitempty"`       // of the direct path, as last probed
+	NotDirect string       `json:"notDirect,omitempty"` // why it goes by relay
 	Handshake time.Time    `json:"handshake,omitzero"`
 	Rx        uint64       `json:"rx"`
 	Tx        uint64       `json:"tx"`
+
+	Endpoints []Endpoint `json:"endpoints,omitempty"` // candidates for a direct path, best first
+	Steps     []Step     `json:"steps,omitempty"`     // the last changes of the path, oldest first
+}
+
+// A Duration is in nanoseconds.
+type Duration = time.Duration
+
+// An Endpoint is an address at which a peer may be found, and what came of
+// trying.
+type Endpoint struct {
+	Addr   netip.AddrPort `json:"addr"`
+	Kind   string         `json:"kind"`
+	Result string         `json:"result"`
+	RTT    Duration       `json:"rtt,omitempty"`
+}
+
+// A Step is one change of a peer's path.
+type Step struct {
+	At   time.Time `json:"at"`
+	Text string    `json:"text"`
+}
+
+// A NAT is how this node looks from outside.
+type NAT struct {
+	At        time.Time        `json:"at"`
+	Mapping   string           `json:"mapping"`             // in RFC 4787's words
+	Endpoints []netip.AddrPort `json:"endpoints,omitempty"` // that peers are told
+	Words     []string         `json:"words,omitempty"`     // the same for people
 }
 
 // A Nobody is a node whose papers prove too little.
@@ -103,8 +139,10 @@ type Whois struct {
 
 // A Pong is the answer to a ping.
 type Pong struct {
-	Name string        `json:"name"`
-	Addr netip.Addr    `json:"addr"`
-	Path string        `json:"path"`
-	RTT  time.Duration `json:"rtt"` // nanoseconds
+	Name      string     `json:"name"`
+	Addr      netip.Addr `json:"addr"`
+	Path      string     `json:"path"` // as in Peer
+	Direct    bool       `json:"direct"`
+	NotDirect string     `json:"notDirect,omitempty"`
+	RTT       Duration   `json:"rtt"`
 }

@@ -107,7 +107,7 @@ func (m *mesh) up(name, dir string, change ...func(*Config)) *agent {
 	m.t.Helper()
 	cfg := Config{
 		Dir: dir, Socket: filepath.Join(dir, localapi.SocketName), Join: m.coord.JoinString(), Name: name,
-		Proxy: "127.0.0.1:0", Version: "test",
+		Proxy: "127.0.0.1:0", Version: "test", NoDirect: true,
 		Log: slog.New(slog.NewTextHandler(m.t.Output(), nil)).With("node", name),
 	}
 	for _, c := range change {

@@ -1,13 +1,15 @@
 // Package node assembles an agent from its parts and holds them together; it
 // decides nothing.
 //
-//	coordinators ─► control ─► netmap ─► plane: filter, relays, tunnel, stack
-//	                                        ▲
-//	local programs ─► proxy, forwards ──────┘        localapi: status, whois …
+//	coordinators ─► control ─► netmap ─► plane: filter, tunnel, bind, underlay, relays
+//	                                        │
+//	local programs ─► proxy, forwards ─► netstack   or   kernel interface and router
+//
+//	                                     localapi: status, ping, netcheck, whois …
 //
 // The order at every new netmap is: the filter is swapped, which cuts flows that
-// are no longer allowed; relays and WireGuard's peers follow; then control
-// acknowledges. The data plane is built when the node is first admitted, its
+// are no longer allowed; the kernel's routes, relays, paths and WireGuard's peers
+// follow; then control acknowledges. The data plane is built when the node is first admitted, its
 // filter empty and in place before anything can pass.
 package node
 
@@ -36,16 +38,22 @@ import (
 
 // A Config is what an agent runs with.
 type Config struct {
-	Dir      string // state directory; private to the agent
-	Socket   string // of the local API
-	Join     papers.JoinString
-	Kept     string             // file that keeps the join string for the next start; empty: it is there
-	Name     string             // the name to ask for
-	Secret   papers.EnrolSecret // the zero Secret asks by pin
-	Proxy    string             // where SOCKS5 and HTTP proxies listen; empty for none
-	Forwards []Forward
-	Version  string
-	Log      *slog.Logger
+	Dir    string // state directory; private to the agent
+	Socket string // of the local API
+	Join   papers.JoinString
+	Kept   string             // file that keeps the join string for the next start; empty: it is there
+	Name   string             // the name to ask for
+	Secret papers.EnrolSecret // the zero Secret asks by pin
+	// Interface is the name of the kernel's network interface. Empty: userspace,
+	// which alone has Proxy and Forwards.
+	Interface string
+	Proxy     string // where SOCKS5 and HTTP proxies listen; empty for none
+	Forwards  []Forward
+	Port      uint16 // of UDP; zero for any that is free
+	NoDirect  bool   // packets go by relay only
+	Loopback  bool   // loopback addresses are endpoints: for nodes that share a machine
+	Version   string
+	Log       *slog.Logger
 }
 
 // An Agent is a running node.
@@ -140,8 +148,9 @@ func (a *Agent) adopt(n *netmap.Netmap) {
 	if p == nil && n.Self != nil {
 		var err error
 		p, err = newPlane(planeConfig{
-			identity: a.identity, wg: a.wg, addresses: n.Addresses, admission: a.control.Admission,
-			home: a.control.SetRelays, news: a.bump, clock: a.control.Time, log: a.log,
+			network: a.cfg.Join.Network, identity: a.identity, wg: a.wg, addresses: n.Addresses,
+			netIf: a.cfg.Interface, port: a.cfg.Port, noDirect: a.cfg.NoDirect, loopback: a.cfg.Loopback,
+			admission: a.control.Admission, home: a.control.SetRelays, news: a.bump, clock: a.control.Time, log: a.log,
 		})
 		if err != nil {
 			a.fail(err)

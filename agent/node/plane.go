@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -11,12 +12,16 @@ import (
 	"time"
 
 	"github.com/writmesh/writ/agent/bind"
+	"github.com/writmesh/writ/agent/disco"
 	"github.com/writmesh/writ/agent/filter"
 	"github.com/writmesh/writ/agent/relays"
+	"github.com/writmesh/writ/agent/router"
 	"github.com/writmesh/writ/agent/tunnel"
 	"github.com/writmesh/writ/agent/tunnel/netstack"
+	"github.com/writmesh/writ/agent/underlay"
 	"github.com/writmesh/writ/coordinator/key"
 	"github.com/writmesh/writ/coordinator/netmap"
+	"github.com/writmesh/writ/coordinator/papers"
 )
 
 // mtu of the mesh: what WireGuard carries over the smallest Internet path that
@@ -24,18 +29,24 @@ import (
 // minimum of IPv6 holds.
 const mtu = 1280
 
-// A plane is a node's data plane: stack, filter, tunnel and relays. It exists
-// from the node's admission to the agent's end.
+// A plane is a node's data plane: device, filter, tunnel, and the paths beneath.
+// It exists from the node's admission to the agent's end.
 type plane struct {
-	stack  *netstack.Device
-	filter *filter.Filter
-	tunnel *tunnel.Tunnel
-	relays *relays.Relays
-	bind   *bind.Bind
-	early  early
-	clock  func() time.Time // the verifier's
-	papers func() []byte    // the node's admission
-	log    *slog.Logger
+	stack    *netstack.Device // nil with a kernel interface
+	kernel   *kernelNet       // nil in userspace mode
+	filter   *filter.Filter
+	tunnel   *tunnel.Tunnel
+	relays   *relays.Relays
+	bind     *bind.Bind
+	underlay *underlay.Underlay
+	early    early
+	clock    func() time.Time // the verifier's
+	shows    func() []byte    // the node's admission
+	log      *slog.Logger
+	mesh     netip.Prefix // the network's own IPv6 prefix
+	callers  chan call    // first messages of peers that WireGuard does not have yet
+	stop     context.CancelFunc
+	tasks    sync.WaitGroup
 
 	// injector is the tunnel, once there is one: the filter is built first.
 	injector atomic.Pointer[tunnel.Tunnel]
@@ -51,48 +62,137 @@ type plane struct {
 	timer   *time.Timer // fires when a grant, membership or session ends
 }
 
+// A call is a packet of a peer that WireGuard has no state for.
+type call struct {
+	from key.NodeID
+	pkt  []byte
+}
+
+// maxCalls is how many of them may wait to be answered, a few milliseconds each.
+const maxCalls = 256
+
 type planeConfig struct {
+	network   key.NetworkID
 	identity  key.IdentityPrivate
 	wg        key.WGPrivate
 	addresses []netip.Addr
+	netIf     string // of the kernel; empty for userspace
+	port      uint16 // of UDP; zero for any
+	noDirect  bool   // by relay only
+	loopback  bool   // peers may be on this machine
 	admission func() []byte
 	home      func([]string)
-	news      func() // the state of a relay is another
+	news      func() // the state of a relay, path or network is another
 	clock     func() time.Time
 	log       *slog.Logger
 }
 
 // newPlane starts a data plane that passes nothing: the filter is in place, and
 // empty, before there is a tunnel.
-func newPlane(cfg planeConfig) (*plane, error) {
-	p := &plane{clock: cfg.clock, papers: cfg.admission, log: cfg.log}
-	p.filter = filter.New(filter.Config{Clock: cfg.clock, Reset: p.reset})
-	var err error
-	if p.stack, err = netstack.New(netstack.Config{Addrs: cfg.addresses, MTU: mtu}); err != nil {
-		return nil, fmt.Errorf("start data plane: %w", err)
+func newPlane(cfg planeConfig) (p *plane, err error) {
+	p = &plane{
+		clock: cfg.clock, shows: cfg.admission, log: cfg.log,
+		mesh: papers.Prefix6(cfg.network), callers: make(chan call, maxCalls),
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	p.stop = stop
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start data plane: %w", err)
+			p.close()
+		}
+	}()
+	p.filter = filter.New(filter.Config{Clock: cfg.clock, Reset: p.reset})
 	p.relays = relays.New(relays.Config{
 		Identity: cfg.identity, Papers: cfg.admission, Home: cfg.home, Log: cfg.log,
-		Receive: func(src key.NodeID, packet []byte) { p.bind.Deliver(src, packet) },
-		Up:      func() { p.bind.RetryAll() },
-		News:    cfg.news,
+		Receive: func(src key.NodeID, packet []byte) {
+			if disco.Is(packet) {
+				p.underlay.Relayed(src, packet)
+			} else {
+				p.bind.Deliver(src, packet)
+			}
+		},
+		Up: func() {
+			p.bind.RetryAll()
+			p.underlay.RelayUp()
+		},
+		Here: func(id key.NodeID) {
+			p.bind.Retry(id)
+			p.underlay.Here(id)
+		},
+		News: cfg.news,
 	})
-	if p.bind, err = bind.New(bind.Config{Sender: p.relays, Unknown: p.early.keep}); err != nil {
-		p.relays.Close()
-		p.stack.Close()
-		return nil, fmt.Errorf("start data plane: %w", err)
-	}
-	p.tunnel, err = tunnel.New(tunnel.Config{
-		Key: cfg.wg, Device: p.stack, Bind: p.bind, MTU: mtu, Log: cfg.log,
-		In:  func(pkt []byte) bool { return p.filter.In(pkt).Action == filter.Pass },
-		Out: func(pkt []byte) bool { return p.filter.Out(pkt).Action == filter.Pass },
+	p.underlay, err = underlay.New(underlay.Config{
+		Network: cfg.network, Self: cfg.identity.Public().NodeID(), Key: cfg.wg, Relays: p.relays,
+		Skip: []string{cfg.netIf}, Loopback: cfg.loopback,
+		News: cfg.news, Log: cfg.log,
 	})
 	if err != nil {
-		p.relays.Close()
-		return nil, fmt.Errorf("start data plane: %w", err)
+		return p, err
+	}
+	p.bind, err = bind.New(bind.Config{
+		Sender: p.relays, Unknown: p.unknown, UDP: !cfg.noDirect, Port: cfg.port,
+		Control: p.underlay.Control, Woken: p.underlay.Woken, Failed: p.underlay.Failed,
+	})
+	if err != nil {
+		return p, err
+	}
+	carried := tunnel.Config{
+		Key: cfg.wg, Bind: p.bind, MTU: mtu, Log: cfg.log,
+		In:  func(pkt []byte) bool { return p.filter.In(pkt).Action == filter.Pass },
+		Out: func(pkt []byte) bool { return p.filter.Out(pkt).Action == filter.Pass },
+	}
+	if cfg.netIf == "" {
+		if p.stack, err = netstack.New(netstack.Config{Addrs: cfg.addresses, MTU: mtu}); err != nil {
+			return p, err
+		}
+		carried.Device = p.stack
+	} else {
+		if p.kernel, err = newKernelNet(cfg.netIf, cfg.log); err != nil {
+			return p, err
+		}
+		carried.Device = p.kernel.device
+	}
+	if p.tunnel, err = tunnel.New(carried); err != nil {
+		return p, err
 	}
 	p.injector.Store(p.tunnel)
+	p.underlay.Start(p.bind)
+	p.tasks.Go(func() { p.answer(ctx) })
+	if p.kernel != nil {
+		p.tasks.Go(func() { p.kernel.watch(ctx, p.underlay.Moved) })
+	}
 	return p, nil
+}
+
+// unknown takes a packet from a node that WireGuard has no state for: of a peer
+// that has been silent for long, or of a node that is no peer yet.
+func (p *plane) unknown(src key.NodeID, pkt []byte) {
+	p.mu.Lock()
+	_, known := p.homes[src]
+	p.mu.Unlock()
+	if !known {
+		p.early.keep(src, pkt)
+		return
+	}
+	select {
+	case p.callers <- call{src, bytes.Clone(pkt)}:
+	default: // it calls again
+	}
+}
+
+// answer has WireGuard know the peers that call, and hands it their packets.
+func (p *plane) answer(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case c := <-p.callers:
+			if p.tunnel.Configure(c.from) == nil {
+				p.bind.Deliver(c.from, c.pkt)
+			}
+		}
+	}
 }
 
 // reset sends what the filter has to say.
@@ -118,13 +218,17 @@ func (p *plane) adopt(n *netmap.Netmap, judge func()) {
 	}
 	rules := filter.Rules{Self: n.Self, Addresses: n.Addresses, Inbound: n.Inbound}
 	peers := make([]tunnel.Peer, len(n.Peers))
+	beneath := make([]underlay.Peer, len(n.Peers))
+	var addresses []netip.Addr
 	homes := make(map[key.NodeID][]string, len(n.Peers))
 	for i, peer := range n.Peers {
 		rules.Peers = append(rules.Peers, filter.Peer{Subject: peer.Subject, Addresses: peer.Addresses})
 		peers[i] = tunnel.Peer{ID: peer.Subject.ID, Key: peer.WG}
+		beneath[i] = underlay.Peer{ID: peer.Subject.ID, WG: peer.WG, Static: peer.Endpoints, Inside: peer.Addresses}
 		for _, a := range peer.Addresses {
 			peers[i].Allowed = append(peers[i].Allowed, netip.PrefixFrom(a, a.BitLen()))
 		}
+		addresses = append(addresses, peer.Addresses...)
 		homes[peer.Subject.ID] = peer.Relays
 	}
 	compiled := filter.Compile(rules, p.clock())
@@ -132,12 +236,16 @@ func (p *plane) adopt(n *netmap.Netmap, judge func()) {
 	for _, f := range cut.Flows {
 		p.log.Info("flow cut by rule change", "flow", f.String())
 	}
+	if p.kernel != nil {
+		p.kernel.set(router.State{Addresses: n.Addresses, Peers: addresses, Prefix6: p.mesh, MTU: mtu})
+	}
 	p.relays.Set(n.Relays, homes)
-	papers := p.papers()
-	if p.shown != nil && !bytes.Equal(papers, p.shown) {
+	p.underlay.Set(beneath, n.Relays, underlay.Mesh{Prefix6: p.mesh, Own: n.Addresses})
+	admission := p.shows()
+	if p.shown != nil && !bytes.Equal(admission, p.shown) {
 		p.relays.PapersChanged()
 	}
-	p.shown = papers
+	p.shown = admission
 	if err := p.tunnel.SetPeers(peers); err != nil {
 		p.log.Error("WireGuard does not take the peers", "err", err)
 	}
@@ -207,6 +315,19 @@ func (p *plane) close() {
 		p.timer = nil
 	}
 	p.mu.Unlock()
-	p.tunnel.Close() // closes the stack
+	p.stop()
+	p.tasks.Wait()
+	if p.underlay != nil {
+		p.underlay.Close()
+	}
+	switch {
+	case p.tunnel != nil:
+		p.tunnel.Close() // closes the device
+	case p.stack != nil:
+		p.stack.Close()
+	}
+	if p.kernel != nil {
+		p.kernel.close()
+	}
 	p.relays.Close()
 }

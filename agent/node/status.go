@@ -1,7 +1,6 @@
 package node
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/writmesh/writ/agent/filter"
 	"github.com/writmesh/writ/agent/localapi"
+	"github.com/writmesh/writ/agent/tunnel"
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/coordinator/key"
 	"github.com/writmesh/writ/coordinator/netmap"
@@ -25,7 +25,7 @@ func (a *Agent) Status() (*localapi.Status, <-chan struct{}) {
 	s := &localapi.Status{
 		Version: version, Program: a.cfg.Version,
 		Network: a.cfg.Join.Network.String(), Node: a.identity.Public().NodeID().String(),
-		Addrs: n.Addresses, Proxy: proxy,
+		Addrs: n.Addresses, Proxy: proxy, Interface: a.cfg.Interface,
 		Coordinator: localapi.Coordinator{
 			Addr: following.Coordinator, Since: following.Since, Heard: following.Heard,
 			CaughtUp: following.CaughtUp, Error: following.Error,
@@ -71,20 +71,29 @@ func (a *Agent) planeStatus(s *localapi.Status, n *netmap.Netmap, p *plane) {
 		}
 		s.Relays = append(s.Relays, out)
 	}
+	s.Port = p.bind.LocalPort()
+	s.NAT = nat(p)
+	if p.kernel != nil {
+		for _, w := range p.kernel.warnings() {
+			s.Alarms = append(s.Alarms, localapi.Alarm{Text: w})
+		}
+	}
 	stats, err := p.tunnel.Stats()
 	if err != nil {
 		s.Alarms = append(s.Alarms, localapi.Alarm{Text: "WireGuard: " + err.Error()})
 	}
+	byID := make(map[key.NodeID]tunnel.PeerStats, len(stats))
+	for _, st := range stats {
+		byID[st.ID] = st
+	}
 	for _, peer := range n.Peers {
+		id := peer.Subject.ID
+		st := byID[id]
 		out := localapi.Peer{
-			Node: peer.Subject.ID.String(), Name: peer.Subject.Name, Who: who(peer.Subject),
-			Addrs: peer.Addresses, Path: p.pathTo(peer.Subject.ID),
+			Node: id.String(), Name: peer.Subject.Name, Who: who(peer.Subject), Addrs: peer.Addresses,
+			Handshake: st.LastHandshake, Rx: st.RxBytes, Tx: st.TxBytes,
 		}
-		for _, st := range stats {
-			if st.ID == peer.Subject.ID {
-				out.Handshake, out.Rx, out.Tx = st.LastHandshake, st.RxBytes, st.TxBytes
-			}
-		}
+		p.pathStatus(&out, p.underlay.Verdict(id), id)
 		s.Peers = append(s.Peers, out)
 	}
 	f := p.filter.Stats()
@@ -107,13 +116,6 @@ func (a *Agent) planeStatus(s *localapi.Status, n *netmap.Netmap, p *plane) {
 			into[reason.String()] += count
 		}
 	}
-}
-
-func (p *plane) pathTo(id key.NodeID) string {
-	if name := p.relays.To(id); name != "" {
-		return "relay " + name
-	}
-	return "none"
 }
 
 // alarms are what a person at this node should know.
@@ -186,35 +188,6 @@ func whois(s *acl.Subject, addrs []netip.Addr, at time.Time, self bool) *localap
 	}
 	slices.Sort(w.Groups)
 	return w
-}
-
-// pingTimeout is how long a ping waits: a handshake that is sent again once.
-const pingTimeout = 6 * time.Second
-
-// Ping implements localapi.Agent.
-func (a *Agent) Ping(ctx context.Context, name string) (*localapi.Pong, error) {
-	n, _ := a.control.Netmap()
-	peer, err := find(n, name)
-	if err != nil {
-		return nil, err
-	}
-	a.mu.Lock()
-	p := a.plane
-	a.mu.Unlock()
-	if p == nil {
-		return nil, fmt.Errorf("%w: this node is not up", localapi.ErrUnknown)
-	}
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	addr := peer.Addresses[0]
-	if want, err := netip.ParseAddr(name); err == nil {
-		addr = want.Unmap()
-	}
-	rtt, err := p.stack.Ping(ctx, addr)
-	if err != nil {
-		return nil, fmt.Errorf("ping %s (%s): %w (a ping needs a rule that allows icmp)", peer.Subject.Name, addr, err)
-	}
-	return &localapi.Pong{Name: peer.Subject.Name, Addr: addr, Path: p.pathTo(peer.Subject.ID), RTT: rtt}, nil
 }
 
 // find finds a peer by address, or by name with or without the domain.

@@ -55,6 +55,9 @@ type Config struct {
 	Home func(names []string)
 	// Up is told that a relay has connected, so that waiting handshakes go out.
 	Up func()
+	// Here is told of a node that has connected to a relay which it was missed at
+	// a moment ago. Nil: nobody is told.
+	Here func(node key.NodeID)
 	// News is told that what States says of a connection's phase is another.
 	News func()
 	Dial func(ctx context.Context, network, address string) (net.Conn, error) // nil: plain
@@ -140,7 +143,7 @@ func (r *Relays) connect(relay leaf.Relay) *connection {
 	}
 	cl, err := client.New(client.Config{
 		Addr: relay.Addr, Pin: relay.Key, Identity: r.cfg.Identity, Papers: r.cfg.Papers,
-		Receive: r.cfg.Receive, Dial: r.cfg.Dial, Log: r.cfg.Log.With("relay", relay.Name),
+		Receive: r.cfg.Receive, Here: r.cfg.Here, Dial: r.cfg.Dial, Log: r.cfg.Log.With("relay", relay.Name),
 	})
 	if err != nil {
 		r.cfg.Log.Error("relay cannot be used", "relay", relay.Name, "err", err)

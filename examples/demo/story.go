@@ -180,7 +180,7 @@ func (st *story) startServers(ctx context.Context) (err error) {
 	}
 	join := papers.JoinString{Network: st.root.Network, Coordinators: st.leafCoordinators()}
 	st.joinText = join.String()
-	if _, err = st.start("relay", "relay", "serve", "--state", st.path("relay"), "--listen", st.relay, "--join", st.joinText); err != nil {
+	if _, err = st.start("relay", "relay", "serve", "--state", st.path("relay"), "--listen", st.relay, "--stun", "none", "--join", st.joinText); err != nil {
 		return err
 	}
 	_, err = st.start("sync", "sync", "run", "--state", st.path("sync"), "--repo", st.repo.dir, "--root", st.path("root-1.note"),
