@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,9 +42,14 @@ func (n *kernelNode) do(f func()) {
 	<-done
 }
 
+// newKernelDevice makes the device of a node.
+func newKernelDevice() (tun.Device, error) {
+	return kernel.New(kernel.Config{Name: "writ0", MTU: 1280})
+}
+
 // kernelNode skips loudly for who may not make a namespace; a run that must be
 // complete (CI) is root's.
-func (m *mesh) kernelNode(t testing.TB, n byte) *kernelNode {
+func (m *mesh) kernelNode(t testing.TB, n byte, create func() (tun.Device, error)) *kernelNode {
 	t.Helper()
 	kn := &kernelNode{calls: make(chan func())}
 	made := make(chan error)
@@ -68,12 +74,9 @@ func (m *mesh) kernelNode(t testing.TB, n byte) *kernelNode {
 	t.Cleanup(func() { close(kn.calls) })
 	var dev tun.Device
 	var err error
-	kn.do(func() { dev, err = kernel.New(kernel.Config{Name: "writ0", MTU: 1280}) })
+	kn.do(func() { dev, err = create() })
 	if err != nil {
 		t.Fatal(err)
-	}
-	if _, ok := dev.(interrupter); !ok {
-		t.Fatal("the kernel's device needs a pump")
 	}
 	nd := &node{
 		id: key.NodeID{0: n, 31: 1}, key: key.NewWG(),
@@ -83,7 +86,7 @@ func (m *mesh) kernelNode(t testing.TB, n byte) *kernelNode {
 	if nd.bind, err = bind.New(bind.Config{Sender: door{m, nd.id}, Unknown: m.called(nd)}); err != nil {
 		t.Fatal(err)
 	}
-	nd.tun, err = New(Config{Key: nd.key, Device: dev, Bind: nd.bind, Idle: m.idle, In: filter(&nd.in), Out: filter(&nd.out)})
+	nd.tun, err = New(Config{Key: nd.key, Device: dev, Bind: nd.bind, Idle: m.idle, MTU: 1280, In: filter(&nd.in), Out: filter(&nd.out)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,11 +109,11 @@ func (m *mesh) kernelNode(t testing.TB, n byte) *kernelNode {
 	return kn
 }
 
-func kernelPair(t testing.TB) (a, b *kernelNode) {
+func kernelPair(t testing.TB, create func() (tun.Device, error)) (a, b *kernelNode) {
 	t.Helper()
 	m := newMesh()
 	m.idle = minIdle
-	a, b = m.kernelNode(t, 1), m.kernelNode(t, 2)
+	a, b = m.kernelNode(t, 1, create), m.kernelNode(t, 2, create)
 	a.setPeers(t, b.node)
 	b.setPeers(t, a.node)
 	return a, b
@@ -142,7 +145,10 @@ func kernelConnect(t testing.TB, a, b *kernelNode, to netip.Addr) (client, serve
 // Programs talk over both devices and WireGuard between them, in both families,
 // with peers that are configured by the first packet.
 func TestKernelDevice(t *testing.T) {
-	a, b := kernelPair(t)
+	a, b := kernelPair(t, newKernelDevice)
+	if a.tun.tap.pump != nil {
+		t.Error("the kernel's device needs a pump")
+	}
 	const size = 8 << 20
 	for _, to := range []netip.Addr{b.v4, b.v6} {
 		start := time.Now()
@@ -171,7 +177,7 @@ func TestKernelDevice(t *testing.T) {
 
 // The filter's own packets reach both ends while the devices are idle.
 func TestKernelDeviceInjects(t *testing.T) {
-	a, b := kernelPair(t)
+	a, b := kernelPair(t, newKernelDevice)
 	last := make(chan []byte, 1000)
 	keep := func(pkt []byte) bool {
 		if len(pkt) > 20 && pkt[0]>>4 == 4 && pkt[9] == 6 {
@@ -213,7 +219,7 @@ func BenchmarkKernelTransfer(b *testing.B) {
 			name = "limit=none"
 		}
 		b.Run(name, func(b *testing.B) {
-			x, y := kernelPair(b)
+			x, y := kernelPair(b, newKernelDevice)
 			for _, n := range []*kernelNode{x, y} {
 				for _, g := range []*gate{n.tun.tap.inGate, n.tun.tap.outGate} {
 					g.mu.Lock()
@@ -246,6 +252,50 @@ func BenchmarkKernelTransfer(b *testing.B) {
 			b.ReportMetric(float64(x.bind.Stats().Full+y.bind.Stats().Full), "bind-drops")
 			b.ReportMetric(float64(x.tun.tap.outGate.waits.Load()), "waits-out")
 			b.ReportMetric(float64(y.tun.tap.inGate.waits.Load()), "waits-in")
+		})
+	}
+}
+
+// Small datagrams as fast as a program can send them, read by this module's
+// device and by wireguard-go's. Loss stands beside the rate: faster with drops
+// is not faster.
+func BenchmarkKernelDatagrams(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		create func() (tun.Device, error)
+	}{
+		{"kernel", newKernelDevice},
+		{"wireguard-go", func() (tun.Device, error) { return tun.CreateTUN("writ0", 1280) }},
+	} {
+		b.Run("64B/"+c.name, func(b *testing.B) {
+			x, y := kernelPair(b, c.create)
+			client, _ := kernelConnect(b, x, y, y.v4)
+			client.Close() // there is a session now
+			var received atomic.Uint64
+			count := func(pkt []byte) bool {
+				if len(pkt) == 92 && pkt[9] == 17 {
+					received.Add(1)
+				}
+				return false
+			}
+			y.in.Store(&count)
+			var u net.Conn
+			var err error
+			x.do(func() { u, err = net.Dial("udp", netip.AddrPortFrom(y.v4, 9).String()) })
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer u.Close()
+			buf := make([]byte, 64)
+			b.ResetTimer()
+			for range b.N {
+				if _, err := u.Write(buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+			took := b.Elapsed()
+			b.ReportMetric(float64(received.Load())/took.Seconds(), "packets/s")
+			b.ReportMetric(100*(1-float64(received.Load())/float64(b.N)), "%lost")
 		})
 	}
 }
