@@ -96,7 +96,8 @@ func TestMain(m *testing.M) {
 }
 
 // childAgent is as much of an agent as this package sees: an interface (its own,
-// unless there is one), a Router, and one Set. It says "ready" and stays until its standard input ends.
+// unless there is one), a Router, Set, and Watch. It says "ready" when Set is done,
+// "repaired" for each loss, and stays until its standard input ends.
 func childAgent() error {
 	var s State
 	if err := json.Unmarshal([]byte(os.Getenv("WRIT_ROUTER_TEST_STATE")), &s); err != nil {
@@ -113,13 +114,25 @@ func childAgent() error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
 	if err := r.Set(context.Background(), s); err != nil {
-		return err
+		return errors.Join(err, r.Close())
 	}
 	fmt.Println("ready")
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- r.Watch(ctx, func(e Event) {
+			if e.Ours {
+				fmt.Println("repaired", r.Set(ctx, s))
+			}
+		})
+	}()
 	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
+	stop()
+	if werr := <-ended; !errors.Is(werr, context.Canceled) {
+		err = errors.Join(err, werr)
+	}
+	return errors.Join(err, r.Close())
 }
 
 // child is a process that runs in this test's namespace, or in one of its own.

@@ -331,11 +331,25 @@ func TestLeastPrivilege(t *testing.T) {
 	// Package tunnel/kernel's part: whether the user may open the device is up to
 	// the machine.
 	tunFor(t, "writ0")
-	startAgent(t, aState(), &syscall.SysProcAttr{
+	c := startAgent(t, aState(), &syscall.SysProcAttr{
 		Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
 		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN},
 	})
 	if err := send(aState().Peers[0]); err != nil {
 		t.Errorf("to a peer: %v, want no error", err)
+	}
+	for _, loss := range []func() error{removeTable, func() error { return netlink.RuleDel(ourRule(unix.AF_INET)) }} {
+		must(t, loss())
+		if !c.lines.Scan() || c.lines.Text() != "repaired <nil>" {
+			t.Fatalf("after a loss the child agent says %q, want that it is repaired", c.lines.Text())
+		}
+	}
+	equalLines(t, "IPv4 rules", []string{"1870: from all lookup 8787 proto 87"}, "-4", "rule", "show", "priority", "1870")
+	c.stdin.Close()
+	if err := c.cmd.Wait(); err != nil {
+		t.Errorf("the child agent ends with %v, want no error", err)
+	}
+	if out, ok := output(t, "nft", "list", "ruleset"); ok && out != "" {
+		t.Errorf("after Close nft lists %q, want nothing", out)
 	}
 }

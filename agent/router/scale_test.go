@@ -31,7 +31,7 @@ func TestTenThousandPeers(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	n := 10_000
+	n := 10_000 / scale
 	if testing.Short() {
 		n = 500
 	}

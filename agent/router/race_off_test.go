@@ -1,0 +1,5 @@
+//go:build !race && linux
+
+package router
+
+const scale = 1
