@@ -29,6 +29,10 @@ import (
 // minimum of IPv6 holds.
 const mtu = 1280
 
+// idleAfter is how long WireGuard keeps the state of a peer that nothing is heard
+// of or sent to: three lives of a session (180 s) and some.
+const idleAfter = 10 * time.Minute
+
 // A plane is a node's data plane: device, filter, tunnel, and the paths beneath.
 // It exists from the node's admission to the agent's end.
 type plane struct {
@@ -138,7 +142,7 @@ func newPlane(cfg planeConfig) (p *plane, err error) {
 		return p, err
 	}
 	carried := tunnel.Config{
-		Key: cfg.wg, Bind: p.bind, MTU: mtu, Log: cfg.log,
+		Key: cfg.wg, Bind: p.bind, MTU: mtu, Idle: idleAfter, Log: cfg.log,
 		In:  func(pkt []byte) bool { return p.filter.In(pkt).Action == filter.Pass },
 		Out: func(pkt []byte) bool { return p.filter.Out(pkt).Action == filter.Pass },
 	}
