@@ -4,10 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-
-	pion "github.com/pion/stun/v3"
 )
 
 // padding is the value of the request's one attribute.
@@ -21,71 +18,85 @@ func Is(p []byte) bool {
 		int(binary.BigEndian.Uint16(p[2:])) == len(p)-headerSize
 }
 
+// The types of the two messages; nothing else is sent or taken.
+const (
+	typeRequest = 0x0001 // binding request
+	typeAnswer  = 0x0101 // binding success response
+)
+
+// appendHeader appends the header of a message with so many bytes of attributes.
+func appendHeader(b []byte, kind uint16, attributes int, tx []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, kind)
+	b = binary.BigEndian.AppendUint16(b, uint16(attributes))
+	b = binary.BigEndian.AppendUint32(b, cookie)
+	return append(b, tx...)
+}
+
 // Request is the datagram that asks a server.
 func Request(tx [TxSize]byte) []byte {
-	b := make([]byte, headerSize, RequestSize)
-	m := &pion.Message{Raw: b, TransactionID: tx}
-	m.SetType(pion.BindingRequest)
-	m.WriteHeader()
-	m.Add(pion.AttrSoftware, []byte(padding))
-	return m.Raw
+	b := appendHeader(make([]byte, 0, RequestSize), typeRequest, attributeHead+len(padding), tx[:])
+	b = binary.BigEndian.AppendUint16(b, attrSoftware)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(padding)))
+	return append(b, padding...) // a multiple of 4 itself
 }
 
 // ParseResponse reads a server's answer: which request it answers, and where the
 // server saw it come from.
 func ParseResponse(pkt []byte) (tx [TxSize]byte, addr netip.AddrPort, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("read STUN response: %w", err)
-			tx, addr = [TxSize]byte{}, netip.AddrPort{}
-		}
-	}()
+	addr, err = parseResponse(pkt)
+	if err != nil {
+		return tx, netip.AddrPort{}, fmt.Errorf("read STUN response: %w", err)
+	}
+	return [TxSize]byte(pkt[8:headerSize]), addr, nil
+}
+
+func parseResponse(pkt []byte) (addr netip.AddrPort, err error) {
 	if len(pkt) > maxResponse {
-		return tx, addr, fmt.Errorf("%d bytes, at most %d", len(pkt), maxResponse)
+		return addr, fmt.Errorf("%d bytes, at most %d", len(pkt), maxResponse)
 	}
-	var m pion.Message
-	if err := decode(&m, pkt); err != nil {
-		return tx, addr, err
+	if !Is(pkt) {
+		return addr, errors.New("not a STUN message")
 	}
-	if m.Type != pion.BindingSuccess {
-		return tx, addr, fmt.Errorf("%v, want a binding success response", m.Type)
+	if kind := binary.BigEndian.Uint16(pkt); kind != typeAnswer {
+		return addr, fmt.Errorf("type 0x%04x, want a binding success response, 0x%04x", kind, typeAnswer)
 	}
+	var value []byte // of the last mapped address
 	mapped := 0
-	for i, a := range m.Attributes {
-		switch a.Type {
-		case pion.AttrXORMappedAddress:
+	for rest := pkt[headerSize:]; len(rest) > 0; {
+		at := len(pkt) - len(rest)
+		var a attribute
+		var ok bool
+		if a, rest, ok = cut(rest); !ok {
+			return addr, fmt.Errorf("attribute at byte %d ends behind the message", at)
+		}
+		switch a.kind {
+		case attrXORMapped, attrXORMappedOld:
 			mapped++
-		case pion.AttrFingerprint:
-			if i != len(m.Attributes)-1 {
-				return tx, addr, errors.New("fingerprint before the last attribute")
+			value = a.value
+		case attrFingerprint:
+			if len(rest) > 0 {
+				return addr, errors.New("fingerprint before the last attribute")
 			}
-			if err := pion.Fingerprint.Check(&m); err != nil {
-				return tx, addr, fmt.Errorf("fingerprint: %w", err)
+			if err := checkFingerprint(pkt, a.value); err != nil {
+				return addr, err
 			}
-		case pion.AttrMappedAddress, pion.AttrMessageIntegrity:
+		case attrMapped, attrIntegrity:
 		default:
-			if a.Type.Required() {
-				return tx, addr, fmt.Errorf("attribute 0x%04x is not known and must be", a.Type.Value())
+			if a.kind < mayIgnore {
+				return addr, fmt.Errorf("attribute 0x%04x is not known and must be", a.kind)
 			}
 		}
 	}
 	if mapped != 1 {
-		return tx, addr, fmt.Errorf("%d mapped addresses, want 1", mapped)
+		return addr, fmt.Errorf("%d mapped addresses, want 1", mapped)
 	}
-	var x pion.XORMappedAddress
-	if err := x.GetFrom(&m); err != nil {
-		return tx, addr, fmt.Errorf("mapped address: %w", err)
+	if addr, err = readMapped(pkt, value); err != nil {
+		return addr, err
 	}
-	value, _ := m.Get(pion.AttrXORMappedAddress)
-	if want := 4 + len(x.IP); len(value) != want {
-		return tx, addr, fmt.Errorf("mapped address of %d bytes, want %d", len(value), want)
-	}
-	ip, _ := netip.AddrFromSlice(x.IP)
-	addr = netip.AddrPortFrom(ip.Unmap(), uint16(x.Port))
 	if !answerable(addr) {
-		return tx, addr, fmt.Errorf("mapped address %v is nobody's", addr)
+		return addr, fmt.Errorf("mapped address %v is nobody's", addr)
 	}
-	return m.TransactionID, addr, nil
+	return addr, nil
 }
 
 // A Drop is why a server does not answer.
@@ -111,23 +122,33 @@ func (d Drop) Error() string { return "drop STUN request: " + d.String() }
 
 // An Answerer makes answers. It reuses its memory, and is for one goroutine.
 type Answerer struct {
-	in, out pion.Message
+	out [answerSize6]byte
 }
 
 // Answer is the answer to a datagram from the given address, valid until Answer
-// is called again. The error is a Drop.
+// is called again. The error is a Drop. Neither costs an allocation, since who
+// asks may be anybody.
 func (a *Answerer) Answer(request []byte, from netip.AddrPort) ([]byte, error) {
 	from = netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
-	if len(request) > maxRequest || decode(&a.in, request) != nil {
+	if len(request) > maxRequest || !Is(request) {
 		return nil, Malformed
 	}
-	if a.in.Type != pion.BindingRequest {
+	known := true
+	for rest := request[headerSize:]; len(rest) > 0; {
+		var attr attribute
+		var ok bool
+		if attr, rest, ok = cut(rest); !ok {
+			return nil, Malformed
+		}
+		if attr.kind < mayIgnore || attr.kind == attrXORMappedOld {
+			known = false
+		}
+	}
+	if binary.BigEndian.Uint16(request) != typeRequest {
 		return nil, NotBinding
 	}
-	for _, attr := range a.in.Attributes {
-		if attr.Type.Required() {
-			return nil, Unknown
-		}
+	if !known {
+		return nil, Unknown
 	}
 	if !answerable(from) {
 		return nil, Source
@@ -139,26 +160,7 @@ func (a *Answerer) Answer(request []byte, from netip.AddrPort) ([]byte, error) {
 	if len(request) < size {
 		return nil, Short
 	}
-	a.out.Reset()
-	a.out.TransactionID = a.in.TransactionID
-	a.out.SetType(pion.BindingSuccess)
-	a.out.WriteHeader()
-	x := pion.XORMappedAddress{IP: net.IP(from.Addr().AsSlice()), Port: int(from.Port())}
-	if err := x.AddTo(&a.out); err != nil {
-		return nil, Source // an address of a family that is neither: cannot be
-	}
-	return a.out.Raw, nil
-}
-
-var errForm = errors.New("not a STUN message")
-
-// decode takes a message apart, and copies it first.
-func decode(m *pion.Message, p []byte) error {
-	if !Is(p) {
-		return errForm
-	}
-	m.Raw = append(m.Raw[:0], p...)
-	return m.Decode()
+	return appendMapped(appendHeader(a.out[:0], typeAnswer, size-headerSize, request[8:headerSize]), from), nil
 }
 
 // answerable reports whether a datagram can be sent to a.

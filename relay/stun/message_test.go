@@ -214,6 +214,7 @@ func TestAnswerDoesNotAllocate(t *testing.T) {
 	var a Answerer
 	for _, c := range []struct{ name, hex string }{
 		{"answered", request}, {"short", "00010000 2112a442" + countTx}, {"not STUN", "04000000 2112a442" + countTx + "0000"},
+		{"attribute behind the message", "00010004 2112a442" + countTx + "80220004"}, {"unknown attribute", rfcRequest},
 	} {
 		p, from := unhex(t, c.hex), netip.MustParseAddrPort("[2001:db8::1]:4242")
 		a.Answer(p, from)
@@ -223,19 +224,37 @@ func TestAnswerDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// seeds are all datagrams of this file and of testdata.
-func seeds(f *testing.F) {
+// TestParseResponseDoesNotAllocate: what a node reads well costs it nothing.
+func TestParseResponseDoesNotAllocate(t *testing.T) {
+	for _, s := range []string{answer4, answer6, rfcResponse4} {
+		p := unhex(t, s)
+		if n := testing.AllocsPerRun(100, func() { ParseResponse(p) }); n != 0 {
+			t.Errorf("%s: %v allocations, want 0", s, n)
+		}
+	}
+}
+
+// datagrams are all datagrams of this file and of testdata.
+func datagrams(t testing.TB) (all [][]byte) {
+	t.Helper()
 	for _, s := range []string{rfcRequest, rfcResponse4, rfcResponse6, request, answer4, answer6} {
-		f.Add(unhex(f, s))
+		all = append(all, unhex(t, s))
 	}
 	files, _ := filepath.Glob("testdata/defect/*")
 	for _, name := range files {
-		_, data := defect(f, name)
+		_, data := defect(t, name)
+		all = append(all, data)
+	}
+	return all
+}
+
+func seeds(f *testing.F) {
+	for _, data := range datagrams(f) {
 		f.Add(data)
 	}
 }
 
-// attributes takes a message apart by another route than pion's.
+// attributes takes a message apart by another route than the code does.
 func attributes(p []byte) (types []uint16, values [][]byte, ok bool) {
 	if !Is(p) {
 		return nil, nil, false

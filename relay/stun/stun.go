@@ -50,7 +50,17 @@
 //	0x0020 XOR-MAPPED-ADDRESS  family 2 · port 2, xor 2112 · address 4 or 16, xor cookie and id
 //
 // Neither has a FINGERPRINT: the first byte, the cookie and the length tell STUN
-// from WireGuard and from probes on one socket, and UDP has a checksum.
+// from WireGuard and from probes on one socket, and UDP has a checksum. Of what
+// other servers answer with, two more attributes are looked at:
+//
+//	0x8020 XOR-MAPPED-ADDRESS  its number in drafts of RFC 5389
+//	0x8028 FINGERPRINT         4 bytes: CRC-32 (IEEE) of all before it, xor 5354554e
+//
+// These two messages are all of STUN that is spoken, and they are written and read
+// here, by the standard library alone: an agent links this package, with the right
+// to change the kernel's network, and a general implementation brings clients and
+// DTLS along. Tests hold both messages against such an implementation, which may
+// take more than is taken here, for listed reasons, and never less.
 //
 // # What a server drops
 //
@@ -59,7 +69,7 @@
 //	malformed     not STUN with the magic cookie; a length that is not the datagram's;
 //	              an attribute that ends behind it; more than 548 bytes
 //	not_binding   another method, an indication, or a response
-//	unknown       an attribute that must be understood and is not (all below 0x8000)
+//	unknown       an attribute that must be understood and is not (all below 0x8000, and 0x8020)
 //	short         shorter than the answer. This is so of the 20 bytes of a request
 //	              without attributes, which some general STUN clients send.
 //	source        from port 0, or no unicast address
@@ -69,18 +79,21 @@
 //
 // # What a node must reject
 //
-//   - what Is is not true of; what is longer than 512 bytes
+//   - what Is is not true of: what is shorter than a header, has another length
+//     than its header says, or one that is not a multiple of 4, another cookie, or
+//     one of the two bits before the type; what is longer than 512 bytes
 //   - any type but a binding success response; errors tell nothing of use
 //   - attributes that end behind the message, or must be understood and are not
 //     known: known are MAPPED-ADDRESS, XOR-MAPPED-ADDRESS and MESSAGE-INTEGRITY,
-//     of which the first and the last are not looked at; 0x8020, which drafts of
-//     RFC 5389 used, counts as XOR-MAPPED-ADDRESS
-//   - none or more than one XOR-MAPPED-ADDRESS; one of another family or length
+//     of which the first and the last are not looked at
+//   - none or more than one XOR-MAPPED-ADDRESS, its two numbers taken together; one
+//     of another family, or of another length than its family's
 //   - an address that is unspecified, multicast or broadcast; port 0
-//   - a FINGERPRINT, which other servers may add, that is wrong or not the last
+//   - a FINGERPRINT that is wrong, not of 4 bytes, or not the last attribute
 //
-// An IPv4 address is IPv4, also where it was written as IPv6. Whether an address
-// may be used (a private one, one of the mesh's own) the node judges itself.
+// What the padding of attributes holds is not looked at. An IPv4 address is IPv4,
+// also where it was written as IPv6. Whether an address may be used (a private
+// one, one of the mesh's own) the node judges itself.
 //
 // # Limits
 //
