@@ -259,3 +259,34 @@ func TestSleepingPeerRemembersLittle(t *testing.T) {
 		t.Errorf("%v, remembers %v; want asleep with 9, the static one and %v among them", v.State, kept, answered)
 	}
 }
+
+// The peer's word alone does not end a doubt: it may rest on what the peer saw
+// before.
+func TestDoubtEndsByAnOwnPong(t *testing.T) {
+	e, at, count := engineOf(1, 1)
+	id, now := numbered(0), *at
+	direct := e.Verdict(id).Choice.Direct
+	for end := now.Add(idleAfter + time.Second); now.Before(end); { // answered until it rests
+		now = now.Add(10 * time.Millisecond)
+		e.Advance(now)
+		answer(e, now, e.Take())
+	}
+	if s := e.Verdict(id).State; s != Resting {
+		t.Fatalf("%v after 46 s without traffic, want resting", s)
+	}
+	*count++
+	var asked []Action
+	for end := now.Add(pollResting + 100*time.Millisecond); now.Before(end); {
+		now = now.Add(10 * time.Millisecond)
+		e.Advance(now)
+		asked = append(asked, e.Take()...)
+	}
+	e.Receive(now, id, direct, &disco.Ping{Tx: disco.TxID{1}, Proved: true})
+	if s := e.Verdict(id).State; s != Doubted {
+		t.Errorf("%v after traffic came back and the peer says Proved, want doubted", s)
+	}
+	answer(e, now, asked)
+	if s := e.Verdict(id).State; s != Direct {
+		t.Errorf("%v after an own ping was answered, want direct", s)
+	}
+}
