@@ -70,12 +70,6 @@ func TestDeps(t *testing.T) {
 			"golang.org/x/sys/cpu":                  "of chacha20poly1305: which instructions there are",
 			"golang.org/x/sys/unix":                 "sockets, TUN, peer credentials, file locks",
 
-			"github.com/pion/stun/v3/...":        "of relay/stun: the messages of STUN",
-			"github.com/pion/dtls/v3/...":        "of pion/stun, whose client nothing here calls",
-			"github.com/pion/transport/v4/...":   "of pion/stun, whose client nothing here calls",
-			"github.com/pion/logging":            "of pion/stun, whose client nothing here calls",
-			"github.com/wlynxg/anet":             "of pion/transport: interfaces on Android",
-			"golang.org/x/crypto/cryptobyte/...": "of pion/dtls: certificates",
 
 			"github.com/prometheus/client_golang/...": "metrics",
 			"github.com/prometheus/client_model/go":   "of the metrics: their messages",
