@@ -89,14 +89,8 @@ func generation() (uint32, error) {
 		if len(m) < nl.SizeofNfgenmsg {
 			continue
 		}
-		attrs, err := nl.ParseRouteAttr(m[nl.SizeofNfgenmsg:])
-		if err != nil {
-			return 0, fmt.Errorf("read the generation of nftables: %w", err)
-		}
-		for _, a := range attrs {
-			if a.Attr.Type == unix.NFTA_GEN_ID && len(a.Value) == 4 {
-				return binary.BigEndian.Uint32(a.Value), nil
-			}
+		if id, _, _ := attribute(m[nl.SizeofNfgenmsg:], unix.NFTA_GEN_ID); len(id) == 4 {
+			return binary.BigEndian.Uint32(id), nil
 		}
 	}
 	return 0, errors.New("ask for the generation of nftables: no answer")

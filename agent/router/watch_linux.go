@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -189,14 +190,12 @@ func whereRoute(data []byte) trigger {
 	}
 	msg := nl.DeserializeRtMsg(data)
 	table := uint32(msg.Table)
-	attrs, err := nl.ParseRouteAttr(data[msg.Len():])
-	if err != nil {
+	number, there, ok := attribute(data[unix.SizeofRtMsg:], unix.RTA_TABLE)
+	if !ok || there && len(number) != 4 {
 		return lookAll
 	}
-	for _, a := range attrs {
-		if a.Attr.Type == unix.RTA_TABLE && len(a.Value) == 4 {
-			table = nl.NativeEndian().Uint32(a.Value)
-		}
+	if there {
+		table = binary.NativeEndian.Uint32(number)
 	}
 	switch {
 	case table == Table:
@@ -219,16 +218,32 @@ func whereTable(kind uint16, data []byte) trigger {
 	if data[0] != unix.NFPROTO_INET {
 		return 0
 	}
-	attrs, err := nl.ParseRouteAttr(data[nl.SizeofNfgenmsg:])
-	if err != nil {
+	name, _, ok := attribute(data[nl.SizeofNfgenmsg:], unix.NFTA_TABLE_NAME)
+	switch {
+	case !ok:
 		return lookAll
-	}
-	for _, a := range attrs {
-		if a.Attr.Type == unix.NFTA_TABLE_NAME && string(a.Value) == TableName+"\x00" {
-			return lookTable
-		}
+	case string(name) == TableName+"\x00":
+		return lookTable
 	}
 	return 0
+}
+
+// attribute returns the value of the first netlink attribute of a type, and whether
+// it is there. It is not ok where the attributes end in the middle of one. The
+// padding after the last one may be missing.
+func attribute(b []byte, of uint16) (value []byte, there, ok bool) {
+	for len(b) >= unix.SizeofRtAttr {
+		length := int(binary.NativeEndian.Uint16(b))
+		kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+		if length < unix.SizeofRtAttr || length > len(b) {
+			return nil, false, false
+		}
+		if kind == of {
+			return b[unix.SizeofRtAttr:length], true, true
+		}
+		b = b[min((length+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1), len(b)):]
+	}
+	return nil, false, true
 }
 
 // surface is what of the machine's network matters to paths.
