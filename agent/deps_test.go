@@ -70,7 +70,6 @@ func TestDeps(t *testing.T) {
 			"golang.org/x/sys/cpu":                  "of chacha20poly1305: which instructions there are",
 			"golang.org/x/sys/unix":                 "sockets, TUN, peer credentials, file locks",
 
-
 			"github.com/prometheus/client_golang/...": "metrics",
 			"github.com/prometheus/client_model/go":   "of the metrics: their messages",
 			"github.com/prometheus/common/expfmt":     "of the metrics: their text",
