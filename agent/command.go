@@ -29,7 +29,7 @@ type flags struct {
 	Version kong.VersionFlag `help:"Print the version."`
 
 	State  string `placeholder:"DIR" help:"The agent's state directory."`
-	Socket string `placeholder:"PATH" help:"The agent's local API (default DIR/agent.sock)."`
+	Socket string `placeholder:"PATH" help:"The agent's local API (default DIR/agent.sock; if there is none, that of the service)."`
 
 	Up       upCmd       `cmd:"" help:"Run the agent until it is told to go down."`
 	Status   statusCmd   `cmd:"" help:"Show the node, its peers, relays and coordinator."`
@@ -82,6 +82,9 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (code
 	}
 	if e.socket == "" {
 		e.socket = filepath.Join(e.state, localapi.SocketName)
+		if f.State == "" && parsed.Command() != "up" && !exists(e.socket) && exists(serviceSocket) {
+			e.socket = serviceSocket
+		}
 	}
 	err = parsed.Run(e)
 	var no errNo
@@ -95,6 +98,15 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (code
 		fmt.Fprintln(stderr, "agent:", err)
 		return 2
 	}
+}
+
+// serviceSocket is where the agent that the machine's service manager runs has
+// its local API (agent/systemd).
+const serviceSocket = "/run/writ/agent.sock"
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 var errHelp = errors.New("help was printed")
@@ -130,6 +142,7 @@ type upCmd struct {
 	SecretFile string   `placeholder:"FILE" help:"Enrolment secret."`
 	Interface  string   `default:"writ0" placeholder:"NAME" help:"The network interface to make (${default})."`
 	Port       uint16   `placeholder:"PORT" help:"UDP port for direct paths (default: any that is free)."`
+	NoNftables bool     `help:"Go without nftables: neighbours on the LAN can then reach the mesh address past the filter."`
 	NoDirect   bool     `help:"Send by relay only."`
 	Userspace  bool     `help:"Run without privileges and without a network interface."`
 	Proxy      string   `default:"127.0.0.1:1055" placeholder:"ADDR" help:"In userspace, where the proxy listens, SOCKS5 and HTTP (${default})."`
@@ -159,7 +172,7 @@ func (u *upCmd) Run(e *env) error {
 	if u.Userspace {
 		cfg.Proxy = u.Proxy
 	} else {
-		cfg.Interface = u.Interface
+		cfg.Interface, cfg.NoNftables = u.Interface, u.NoNftables
 	}
 	if u.Join != "" {
 		cfg.Kept = kept
@@ -197,22 +210,13 @@ func (u *upCmd) Run(e *env) error {
 
 // join is the join string of the command line, or the one kept from before.
 func (u *upCmd) join(kept string) (j papers.JoinString, err error) {
-	text := u.Join
-	switch {
-	case text == "":
-		b, err := os.ReadFile(kept)
-		if err != nil {
-			return j, fmt.Errorf("which network? give its join string with --join: %w", err)
-		}
-		text = string(b)
-	case !strings.HasPrefix(text, papers.JoinPrefix):
-		b, err := os.ReadFile(text)
-		if err != nil {
-			return j, fmt.Errorf("join string: %w", err)
-		}
-		text = string(b)
+	if u.Join != "" {
+		return papers.ReadJoinString(u.Join)
 	}
-	return papers.ParseJoinString(text)
+	if !exists(kept) {
+		return j, errors.New("which network? give its join string with --join")
+	}
+	return papers.ReadJoinString(kept)
 }
 
 // checkProxy refuses an address that others could reach, before anything runs.

@@ -36,7 +36,8 @@
 //
 //	--state DIR        the agent's state (default $STATE_DIRECTORY, else
 //	                   $XDG_STATE_HOME/writ, else ~/.local/state/writ)
-//	--socket PATH      the local API (default DIR/agent.sock)
+//	--socket PATH      the local API (default DIR/agent.sock; if there is none,
+//	                   /run/writ/agent.sock, where the service has it)
 //
 // Flags of up:
 //
@@ -47,6 +48,8 @@
 //	--interface NAME   the network interface to make (default writ0)
 //	--port PORT        UDP port for direct paths (default: any that is free)
 //	--no-direct        send by relay only
+//	--no-nftables      go without nftables where the kernel has none: neighbours on
+//	                   the LAN can then reach the mesh address past the filter
 //	--userspace        run without privileges and without a network interface
 //	--proxy ADDR       in userspace, where the proxy listens (default
 //	                   127.0.0.1:1055; "" for none)

@@ -25,7 +25,8 @@
 // Flags:
 //
 //	--state DIR     where the relay keeps its key and what it has verified
-//	--join STRING   the network's join string, as agents are given it
+//	--join STRING   the network's join string, as agents are given it, or the name of
+//	                a file with it
 //	--listen ADDR   where nodes connect, TCP (":443")
 //	--stun ADDR     where to answer STUN, UDP: IP:PORT, or :PORT on every address
 //	                of both families (":3478"); may be repeated; "none": nowhere

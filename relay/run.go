@@ -23,7 +23,7 @@ type Config struct {
 	State   string   `required:"" placeholder:"DIR" help:"Directory of the relay's state."`
 	Listen  string   `default:":443" placeholder:"ADDR" help:"Where nodes connect, TCP (${default})."`
 	STUN    []string `name:"stun" sep:"none" default:":3478" placeholder:"ADDR" help:"Where to answer STUN, UDP: IP:PORT, or :PORT for both families (${default}). Repeat it for more; none for nowhere."`
-	Join    string   `required:"" placeholder:"STRING" help:"The network's join string, as agents are given it."`
+	Join    string   `required:"" placeholder:"STRING" help:"The network's join string, as agents are given it, or the name of a file with it."`
 	Metrics string   `placeholder:"ADDR" help:"Serve Prometheus metrics at http://ADDR/metrics."`
 }
 
@@ -41,7 +41,7 @@ var version = "devel"
 // admitterFor locks the state directory and makes the admitter of the network
 // that the join string names. Release gives the directory back.
 func admitterFor(cfg Config, log *slog.Logger) (adm admitter, release func(), err error) {
-	join, err := papers.ParseJoinString(cfg.Join)
+	join, err := papers.ReadJoinString(cfg.Join)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -24,12 +23,12 @@ type kernelNet struct {
 	wrong string // why the kernel does not hold what it should
 }
 
-func newKernelNet(name string, log *slog.Logger) (*kernelNet, error) {
+func newKernelNet(name string, noNftables bool, log *slog.Logger) (*kernelNet, error) {
 	device, err := kernel.New(kernel.Config{Name: name, MTU: mtu})
 	if err != nil {
 		return nil, err
 	}
-	r, err := router.New(router.Config{Interface: name, Log: log})
+	r, err := router.New(router.Config{Interface: name, WithoutNftables: noNftables, Log: log})
 	if err != nil {
 		return nil, errors.Join(err, device.Close())
 	}
@@ -63,26 +62,42 @@ func (k *kernelNet) apply() {
 	}
 }
 
+// watchAgain is how long the watch over the machine's network rests after it
+// failed.
+const watchAgain = 5 * time.Second
+
 // watch repairs what others take away, and tells of changes of the machine's own
 // network, until ctx ends.
 func (k *kernelNet) watch(ctx context.Context, moved func()) {
-	err := k.router.Watch(ctx, func(e router.Event) {
-		if e.Ours {
-			k.mu.Lock()
-			if k.want != nil {
-				k.apply()
+	for {
+		err := k.router.Watch(ctx, func(e router.Event) {
+			if e.Ours {
+				k.repair()
 			}
-			k.mu.Unlock()
+			if e.Network {
+				moved()
+			}
+		})
+		if ctx.Err() != nil {
+			return
 		}
-		if e.Network {
-			moved()
+		k.log.Error("changes of the machine's network are not noticed", "err", err)
+		t := time.NewTimer(watchAgain)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C: // what happened in between is told by the next
 		}
-	})
-	if err != nil && ctx.Err() == nil {
-		k.log.Error("changes of the machine's network are no longer noticed", "err", err)
-		k.mu.Lock()
-		k.wrong = fmt.Sprintf("changes of the machine's network are not noticed: %v", err)
-		k.mu.Unlock()
+	}
+}
+
+// repair makes the kernel hold again what it should.
+func (k *kernelNet) repair() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.want != nil {
+		k.apply()
 	}
 }
 

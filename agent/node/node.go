@@ -46,14 +46,15 @@ type Config struct {
 	Secret papers.EnrolSecret // the zero Secret asks by pin
 	// Interface is the name of the kernel's network interface. Empty: userspace,
 	// which alone has Proxy and Forwards.
-	Interface string
-	Proxy     string // where SOCKS5 and HTTP proxies listen; empty for none
-	Forwards  []Forward
-	Port      uint16 // of UDP; zero for any that is free
-	NoDirect  bool   // packets go by relay only
-	Loopback  bool   // loopback addresses are endpoints: for nodes that share a machine
-	Version   string
-	Log       *slog.Logger
+	Interface  string
+	NoNftables bool   // neighbours on the LAN may reach the mesh address past the filter
+	Proxy      string // where SOCKS5 and HTTP proxies listen; empty for none
+	Forwards   []Forward
+	Port       uint16 // of UDP; zero for any that is free
+	NoDirect   bool   // packets go by relay only
+	Loopback   bool   // loopback addresses are endpoints: for nodes that share a machine
+	Version    string
+	Log        *slog.Logger
 }
 
 // An Agent is a running node.
@@ -149,7 +150,7 @@ func (a *Agent) adopt(n *netmap.Netmap) {
 		var err error
 		p, err = newPlane(planeConfig{
 			network: a.cfg.Join.Network, identity: a.identity, wg: a.wg, addresses: n.Addresses,
-			netIf: a.cfg.Interface, port: a.cfg.Port, noDirect: a.cfg.NoDirect, loopback: a.cfg.Loopback,
+			netIf: a.cfg.Interface, noNftables: a.cfg.NoNftables, port: a.cfg.Port, noDirect: a.cfg.NoDirect, loopback: a.cfg.Loopback,
 			admission: a.control.Admission, home: a.control.SetRelays, news: a.bump, clock: a.control.Time, log: a.log,
 		})
 		if err != nil {

@@ -76,19 +76,20 @@ type call struct {
 const maxCalls = 256
 
 type planeConfig struct {
-	network   key.NetworkID
-	identity  key.IdentityPrivate
-	wg        key.WGPrivate
-	addresses []netip.Addr
-	netIf     string // of the kernel; empty for userspace
-	port      uint16 // of UDP; zero for any
-	noDirect  bool   // by relay only
-	loopback  bool   // peers may be on this machine
-	admission func() []byte
-	home      func([]string)
-	news      func() // the state of a relay, path or network is another
-	clock     func() time.Time
-	log       *slog.Logger
+	network    key.NetworkID
+	identity   key.IdentityPrivate
+	wg         key.WGPrivate
+	addresses  []netip.Addr
+	netIf      string // of the kernel; empty for userspace
+	noNftables bool   // go without
+	port       uint16 // of UDP; zero for any
+	noDirect   bool   // by relay only
+	loopback   bool   // peers may be on this machine
+	admission  func() []byte
+	home       func([]string)
+	news       func() // the state of a relay, path or network is another
+	clock      func() time.Time
+	log        *slog.Logger
 }
 
 // newPlane starts a data plane that passes nothing: the filter is in place, and
@@ -152,7 +153,7 @@ func newPlane(cfg planeConfig) (p *plane, err error) {
 		}
 		carried.Device = p.stack
 	} else {
-		if p.kernel, err = newKernelNet(cfg.netIf, cfg.log); err != nil {
+		if p.kernel, err = newKernelNet(cfg.netIf, cfg.noNftables, cfg.log); err != nil {
 			return p, err
 		}
 		carried.Device = p.kernel.device

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"net"
+	"os"
 	"strings"
 
 	"github.com/writmesh/writ/coordinator/key"
@@ -41,6 +42,18 @@ func (j JoinString) String() string {
 		return ""
 	}
 	return fmt.Sprintf("%s%s%08x", JoinPrefix, base64.RawURLEncoding.EncodeToString(b), crc32.ChecksumIEEE(b))
+}
+
+// ReadJoinString reads a join string, or the file of that name which holds one.
+func ReadJoinString(s string) (j JoinString, err error) {
+	if !strings.HasPrefix(s, JoinPrefix) {
+		b, err := os.ReadFile(s)
+		if err != nil {
+			return j, fmt.Errorf("join string: %w", err)
+		}
+		s = string(b)
+	}
+	return ParseJoinString(s)
 }
 
 // ParseJoinString reads what String writes.
