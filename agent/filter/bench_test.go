@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/writmesh/writ/agent/packet/packettest"
 	"github.com/writmesh/writ/coordinator/acl"
@@ -159,4 +160,56 @@ func BenchmarkSwap(b *testing.B) {
 			}
 		}
 	})
+}
+
+// How long an export keeps packets from a shard is what it costs them; the whole
+// of it costs the node.
+func BenchmarkExport(b *testing.B) {
+	for _, n := range []int{1 << 16, 100000} {
+		r := office(1, 100)
+		f := New(Config{MaxFlows: n + n/8, MaxPeerFlows: n})
+		f.Swap(Compile(r, epoch))
+		for i := range n {
+			f.Out(packettest.UDP(netip.AddrPortFrom(r.Addresses[0], uint16(i)), netip.AddrPortFrom(r.Peers[i>>16].Addresses[0], 53)))
+		}
+		b.Run(fmt.Sprintf("flows=%d", n), func(b *testing.B) {
+			var got []Outbound
+			for b.Loop() {
+				got = f.Export(DefaultMaxFlows)
+			}
+			if len(got) != min(f.Stats().Flows, DefaultMaxFlows) {
+				b.Fatalf("exported %d of %d flows, want all up to %d", len(got), f.Stats().Flows, DefaultMaxFlows)
+			}
+		})
+		b.Run(fmt.Sprintf("flows=%d/locked", n), func(b *testing.B) {
+			var longest, all time.Duration
+			live := make([]flow, 0, 1<<14)
+			rounds := 0
+			for b.Loop() {
+				now := f.clock.renew()
+				for i := range f.shards {
+					s := &f.shards[i]
+					s.mu.Lock()
+					began := time.Now()
+					live = s.outbound(f.active.Load(), now, live[:0])
+					held := time.Since(began)
+					s.mu.Unlock()
+					longest = max(longest, held)
+					all += held
+				}
+				rounds++
+			}
+			b.ReportMetric(float64(longest.Nanoseconds()), "ns-longest")
+			b.ReportMetric(float64(all.Nanoseconds())/float64(rounds*len(f.shards)), "ns-mean")
+		})
+		saved := f.Export(n)
+		b.Run(fmt.Sprintf("flows=%d/restore", n), func(b *testing.B) {
+			c := Compile(r, epoch)
+			for b.Loop() {
+				g := New(Config{MaxFlows: n + n/8, MaxPeerFlows: n})
+				g.Restore(saved)
+				g.Swap(c)
+			}
+		})
+	}
 }

@@ -29,8 +29,10 @@
 //	         grant is gone outlive a restart of the agent; without a grant it is
 //	         dropped and this node's stack is sent a reset.
 //	ICMP     an echo request. Errors pass only if they quote a packet of a live
-//	         flow with that peer, and begin nothing. Redirects never pass. Other
-//	         messages are judged one by one and begin nothing.
+//	         flow with that peer, and begin nothing. Redirects and neighbour
+//	         discovery never pass: they are between neighbours on a link, and
+//	         there is none. Other messages are judged one by one and begin
+//	         nothing.
 //	others   every packet
 //
 // A bare SYN from the end that did not begin the flow is judged as the beginning
@@ -54,6 +56,34 @@
 // A grant that ends needs no swap: a flow's verdict carries its end, and each
 // packet is held against the clock. The swap that follows at Compiled.NextEnd
 // tells the ends and reports.
+//
+// # A restart
+//
+// Connections in the kernel outlive the agent. After a restart, a flow that a
+// peer began is judged as a new one at its next packet, whichever end sends it.
+// A flow that this node began would be unknown, its answers refused and its own
+// segments reset; so [Filter.Export] leaves such flows to the next agent, and
+// [Filter.Restore] gives them to its first Swap.
+//
+// A restored flow is one that this node began, whatever it says of itself, and
+// lets in only what answers it: packets between its two ends, of its protocol
+// and ports, from the peer that it names. It is taken up only if the rules have
+// that peer at that address now, it is judged again by every swap as any flow
+// is, and it never takes the place of a flow that is known. It has no more time
+// left than it was saved with, and no more than a flow of its kind can have. So
+// whoever writes what is restored can have this node take answers that it did
+// not ask for, as by sending a datagram, and no more; and only who is the node
+// can write it, since the node's private keys lie in the same directory.
+//
+// A grant that is revoked while the agent is away is enforced where it always
+// is, at the flow's destination.
+//
+// # A link
+//
+// A kernel speaks to a network interface as if a link were behind it. What it
+// says to many, and neighbour discovery, is dropped without an answer and
+// counted under a reason of its own; so is what it sends from an address that is
+// not this node's, such as what it forwards for others.
 //
 // # Limits
 //
@@ -123,9 +153,11 @@ type Filter struct {
 	active atomic.Pointer[active] // stored by Swap alone, and never nil
 
 	// guarded by swapping
-	swapping sync.Mutex
-	peers    map[key.NodeID]*peerState
-	rules    map[string]*ruleState
+	swapping   sync.Mutex
+	peers      map[key.NodeID]*peerState
+	rules      map[string]*ruleState
+	restored   []Outbound // for the next Swap
+	restoredAt int64
 
 	// safe by themselves
 	fragments fragments

@@ -201,17 +201,23 @@ func TestVerdicts(t *testing.T) {
 			{In, packettest.Ping(alice6, ledger6, 1), Granted},
 			{Out, packettest.Pong(ledger6, alice6, 1), Known},
 			{In, packettest.ICMP(alice4, ledger4, 13, 0, 0), NoGrant},  // timestamp
-			{In, packettest.ICMP(alice6, ledger6, 135, 0, 0), NoGrant}, // neighbour solicitation
+			{In, packettest.ICMP(alice6, ledger6, 130, 0, 0), NoGrant}, // multicast listener query
 			{In, packettest.Pong(alice4, ledger4, 2), NoGrant},
 			{In, segment(a, l, syn), NoGrant},
 			{Out, packettest.Ping(ledger4, alice4, 1), Begun}, // the same identifier, another flow
 		}},
-		{"everything is everything but redirects", []string{"all alice@example *"}, []row{
+		{"everything is everything but redirects and neighbour discovery", []string{"all alice@example *"}, []row{
 			{In, packettest.Proto(alice4, ledger4, 89), Granted},
 			{In, packettest.SCTP(a, l), Granted},
 			{In, packettest.ICMP(alice4, ledger4, 13, 0, 0), Granted},
 			{In, packettest.ICMP(alice4, ledger4, 5, 0, 0, packettest.UDP(l, a)...), Redirect},
 			{In, packettest.ICMP(alice6, ledger6, 137, 0, 0, make([]byte, 32)...), Redirect},
+			{In, packettest.ICMP(alice6, ledger6, 132, 0, 0), Granted},
+			{In, packettest.ICMP(alice6, ledger6, 133, 0, 0), Neighbour},  // router solicitation
+			{In, packettest.ICMP(alice6, ledger6, 134, 0, 0), Neighbour},  // router advertisement
+			{In, packettest.ICMP(alice6, ledger6, 135, 0, 0), Neighbour},  // neighbour solicitation
+			{Out, packettest.ICMP(ledger6, alice6, 136, 0, 0), Neighbour}, // neighbour advertisement
+			{In, packettest.ICMP(alice4, ledger4, 135, 0, 0), Granted},    // nothing of the kind in IPv4
 			{Out, packettest.ICMP(ledger4, alice4, 5, 0, 0, packettest.UDP(a, l)...), Redirect},
 		}},
 		{"TCP flags that no host sends", []string{"all alice@example *"}, []row{

@@ -45,6 +45,13 @@ const (
 	kindMessage               // ICMP that belongs to none
 	kindError                 // ICMP that belongs to the flow it quotes
 	kindRedirect              // dropped
+	kindNeighbour             // dropped
+)
+
+// The types of neighbour discovery (RFC 4861 section 4), its redirect apart.
+const (
+	routerSolicitation     = 133
+	neighbourAdvertisement = 136
 )
 
 // of makes k the name of the flow that a packet belongs to, going in a
@@ -89,6 +96,9 @@ func (k *flowKey) icmp(p *packet.Packet, dir Direction) kind {
 	case packet.ICMPRedirect:
 		return kindRedirect
 	default:
+		if p.Proto == acl.ICMPv6 && routerSolicitation <= p.Type && p.Type <= neighbourAdvertisement {
+			return kindNeighbour
+		}
 		return kindMessage
 	}
 }
@@ -188,6 +198,7 @@ type side struct {
 	ack  uint32 // the last acknowledgement sent
 	sent bool   // anything
 	fin  bool
+	old  bool // next and ack are of before a restart: the next segment replaces them
 }
 
 func (fl *flow) expired(now int64) bool {
@@ -264,13 +275,13 @@ func (fl *flow) track(p *packet.Packet, dir Direction, now int64) (opened bool) 
 		return was == opening && fl.state != opening
 	}
 	behind := p.Seq + p.SegLen()
-	if !this.sent || int32(behind-this.next) > 0 {
+	if !this.sent || this.old || int32(behind-this.next) > 0 {
 		this.next = behind
 	}
-	if p.Flags.Has(packet.ACK) && (this.ack == 0 || int32(p.Ack-this.ack) > 0) {
+	if p.Flags.Has(packet.ACK) && (this.ack == 0 || this.old || int32(p.Ack-this.ack) > 0) {
 		this.ack = p.Ack
 	}
-	this.sent = true
+	this.sent, this.old = true, false
 	this.fin = this.fin || p.Flags.Has(packet.FIN)
 	switch {
 	case was <= open && this.fin && other.fin:

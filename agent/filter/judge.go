@@ -12,6 +12,8 @@ func (s *shard) judge(f *Filter, a *active, q *query, h uint32) Verdict {
 		return verdict(BadFlags)
 	case kindRedirect:
 		return verdict(Redirect)
+	case kindNeighbour:
+		return verdict(Neighbour)
 	case kindMessage:
 		return verdict(a.message(q))
 	}
@@ -24,6 +26,9 @@ func (s *shard) judge(f *Filter, a *active, q *query, h uint32) Verdict {
 	}
 	fl := &s.flows[i]
 	if fl.generation != a.generation {
+		if a.generation == 0 {
+			return verdict(NoRules) // a restored flow, which the first Swap judges
+		}
 		fl.judge(a, q.now)
 	} else if q.now >= fl.until {
 		fl.end(q.now)
@@ -60,6 +65,9 @@ func (s *shard) about(a *active, q *query, i uint32) Reason {
 	}
 	fl := &s.flows[i]
 	if fl.generation != a.generation {
+		if a.generation == 0 {
+			return NoRules
+		}
 		fl.judge(a, q.now)
 	}
 	fl.end(q.now)
@@ -192,15 +200,13 @@ func (a *active) ends(q *query) Reason {
 	switch {
 	case q.dir == In && !ok:
 		return NotAPeer
+	case q.p.Dst.IsMulticast():
+		// Of whoever sends it: a kernel reports its groups from a link-local
+		// address or from none.
+		return Multicast
 	case !a.isOwn(near):
-		if near.IsMulticast() {
-			return Multicast
-		}
 		return NotOurs
 	case !ok:
-		if far.IsMulticast() {
-			return Multicast
-		}
 		return NotAPeer
 	}
 	q.peer = a.states[i]
@@ -216,7 +222,7 @@ func (f *Filter) quoted(q *query, b []byte) bool {
 		return false
 	}
 	var k flowKey
-	if kind := k.of(&p, q.dir.reverse()); kind == kindMessage || kind == kindError || kind == kindRedirect {
+	if kind := k.of(&p, q.dir.reverse()); kind == kindMessage || kind == kindError || kind == kindRedirect || kind == kindNeighbour {
 		return false
 	}
 	q.k = k

@@ -204,6 +204,9 @@ func (d *datum) reply() bool   { return d.icmp() && (d.typ == 0 || d.typ == 129)
 func (d *datum) error() bool {
 	return d.proto == acl.ICMP && (d.typ == 3 || d.typ == 11 || d.typ == 12) || d.proto == acl.ICMPv6 && 1 <= d.typ && d.typ <= 4
 }
+func (d *datum) neighbour() bool {
+	return d.proto == acl.ICMPv6 && slices.Contains([]byte{133, 134, 135, 136}, d.typ)
+}
 func (d *datum) redirect() bool { return d.icmp() && (d.typ == 5 || d.typ == 137) }
 
 func (u *universe) datum(r *rand.Rand, dir Direction, errors bool) *datum {
@@ -236,7 +239,7 @@ func (u *universe) datum(r *rand.Rand, dir Direction, errors bool) *datum {
 		d.typ = pick[byte](r, 8, 8, 0, 0, 3, 11, 5, 13)
 		if !d.src.Is4() {
 			d.proto = acl.ICMPv6
-			d.typ = pick[byte](r, 128, 128, 129, 129, 1, 2, 3, 4, 137, 135)
+			d.typ = pick[byte](r, 128, 128, 129, 129, 1, 2, 3, 4, 137, 135, 133, 130)
 		}
 		if d.error() {
 			if !errors {
@@ -301,6 +304,7 @@ type modelFlow struct {
 	state         string
 	seen          time.Time
 	sent, fin     [2]bool
+	old           [2]bool // next and acked are of before a restart
 	next, acked   [2]uint32
 }
 
@@ -384,6 +388,19 @@ func (m *model) swap(r Rules) {
 	}
 }
 
+// restart is the agent's: what this node began goes on, the rest is forgotten.
+func (m *model) restart() (kept int) {
+	m.expire()
+	for _, fl := range m.flows {
+		m.refresh(fl)
+		fl.old = fl.sent
+	}
+	m.flows = slices.DeleteFunc(m.flows, func(fl *modelFlow) bool {
+		return fl.began == In || !fl.allowed || fl.state != "opening" && fl.state != "open"
+	})
+	return len(m.flows)
+}
+
 // pass is the model's verdict.
 func (m *model) pass(d *datum, dir Direction) bool {
 	m.expire()
@@ -398,7 +415,7 @@ func (m *model) pass(d *datum, dir Direction) bool {
 	if tcp && (syn && (fin || rst) || !syn && !rst && !ack) {
 		return false
 	}
-	if d.redirect() {
+	if d.redirect() || d.neighbour() {
 		return false
 	}
 	if d.icmp() && !d.request() && !d.reply() && !d.error() {
@@ -488,13 +505,13 @@ func (m *model) follow(fl *modelFlow, d *datum, dir Direction) {
 		behind++
 		fl.fin[dir] = true
 	}
-	if !fl.sent[dir] || behind-fl.next[dir]-1 < 1<<31-1 {
+	if !fl.sent[dir] || fl.old[dir] || behind-fl.next[dir]-1 < 1<<31-1 {
 		fl.next[dir] = behind
 	}
-	if d.flags&16 != 0 && (fl.acked[dir] == 0 || d.ack-fl.acked[dir]-1 < 1<<31-1) {
+	if d.flags&16 != 0 && (fl.acked[dir] == 0 || fl.old[dir] || d.ack-fl.acked[dir]-1 < 1<<31-1) {
 		fl.acked[dir] = d.ack
 	}
-	fl.sent[dir] = true
+	fl.sent[dir], fl.old[dir] = true, false
 	switch {
 	case over:
 	case fl.fin[0] && fl.fin[1]:
@@ -513,7 +530,8 @@ func FuzzFilter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		m := &model{u: u, now: epoch}
-		filter := New(Config{Clock: func() time.Time { return m.now }, ClockEvery: -1, Reset: func(Direction, []byte) {}})
+		config := Config{Clock: func() time.Time { return m.now }, ClockEvery: -1, Reset: func(Direction, []byte) {}}
+		filter := New(config)
 		var log []string
 		type sent struct {
 			d   *datum
@@ -530,6 +548,35 @@ func FuzzFilter(f *testing.F) {
 					t.Fatalf("seed %d step %d: swap kept %d flows, want %d\n%v", seed, step, c.Kept, want, log)
 				}
 				log = append(log, fmt.Sprintf("swap %+v", rules.Inbound))
+			case n < 3:
+				saved := filter.Export(1000)
+				want := 0
+				if m.rules == nil {
+					m.flows = nil
+				} else {
+					want = m.restart()
+				}
+				if len(saved) != want {
+					t.Fatalf("seed %d step %d: %d flows are exported, want %d: %+v\n%v", seed, step, len(saved), want, saved, log)
+				}
+				// Time goes on between the two agents, and perhaps the rules.
+				later := pick(r, 0, time.Second, 40*time.Second)
+				m.now = m.now.Add(later)
+				for i := range saved {
+					saved[i].Left -= later
+				}
+				rules := u.rules(r, false)
+				if m.rules != nil && r.IntN(2) == 0 {
+					rules = *m.rules
+				}
+				m.swap(rules)
+				m.flows = slices.DeleteFunc(m.flows, func(fl *modelFlow) bool { return !fl.allowed })
+				filter = New(config)
+				filter.Restore(saved)
+				if c := filter.Swap(Compile(rules, m.now)); c.Restored != len(m.flows) || c.Kept != c.Restored || len(c.Flows) != 0 {
+					t.Fatalf("seed %d step %d: of %+v, %d are restored, %d kept, %d cut, want %d, as many and none\n%v", seed, step, saved, c.Restored, c.Kept, len(c.Flows), len(m.flows), log)
+				}
+				log = append(log, fmt.Sprintf("restart, %v later, %d flows go on, rules %+v", later, len(m.flows), rules.Inbound))
 			case n < 6:
 				m.now = m.now.Add(pick(r, time.Second, 9*time.Second, 25*time.Second, 50*time.Second, 2*time.Minute, time.Hour))
 				log = append(log, "now "+m.now.Format(time.TimeOnly))

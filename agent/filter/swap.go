@@ -16,6 +16,8 @@ import (
 type Cut struct {
 	Flows []Flow // ordered by peer, protocol, addresses and ports
 	Kept  int    // flows that are still allowed
+	// Restored is how many of them were given to Restore.
+	Restored int
 }
 
 // A Flow is a known flow, for people.
@@ -80,9 +82,9 @@ func (f *Filter) Swap(c *Compiled) Cut {
 	f.swapping.Lock()
 	defer f.swapping.Unlock()
 	a := f.bind(c)
-	f.active.Store(a)
 	now := f.clock.renew()
-	var cut Cut
+	cut := Cut{Restored: f.takeUp(a, now)}
+	f.active.Store(a)
 	var resets []reset
 	for i := range f.shards {
 		s := &f.shards[i]

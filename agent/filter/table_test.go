@@ -165,7 +165,7 @@ func TestPacketsAllocateNothing(t *testing.T) {
 		"later fragment":   {In, frags[1], LaterFragment},
 		"error":            {Out, packettest.Unreachable(ledger6, alice6, packettest.UDP(at4(alice6, 1), at4(ledger6, 53))), FlowError},
 		"malformed":        {In, []byte{1, 2, 3}, Malformed},
-		"neighbour":        {In, packettest.ICMP(alice6, ledger6, 135, 0, 0), NoGrant},
+		"neighbour":        {In, packettest.ICMP(alice6, ledger6, 135, 0, 0), Neighbour},
 		"no flow, refused": {Out, segment(at4(ledger4, 7), at4(bob4, 7), ack), NoFlow},
 	} {
 		b.In(packettest.Ping(alice6, ledger6, 1))

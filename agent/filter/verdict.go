@@ -61,6 +61,7 @@ const (
 	OverlapFragment               // drop: a fragment that overlaps its first
 	PeerFull                      // drop: too many flows with this peer
 	TableFull                     // drop: too many flows
+	Neighbour                     // drop: IPv6 neighbour discovery, which is for one link
 	reasons
 )
 
@@ -71,6 +72,7 @@ var reasonNames = [reasons]string{
 	"unjudged", "granted", "known flow", "begun here", "error of a known flow", "later fragment",
 	"no rules yet", "malformed", "not a peer", "not ours", "multicast", "no grant", "grant ended", "flow cut", "no flow",
 	"bad TCP flags", "redirect", "unknown fragment", "overlapping fragment", "too many flows with this peer", "too many flows",
+	"neighbour discovery",
 }
 
 func (r Reason) String() string {
