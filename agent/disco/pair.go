@@ -136,6 +136,15 @@ func (p *Pair) sealPlain(plain []byte, nonce [nonceSize]byte) []byte {
 	return p.out.Seal(b, nonce[:], plain, b[:headSize])
 }
 
+// Began is when the peer's Self began, in its own microseconds, as the newest
+// message opened says; zero before the first. Another value is another run of the
+// peer's agent, or another pair with this node.
+func (p *Pair) Began() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.seen.boot
+}
+
 // Open reads a packet from the peer. Its errors have a Reason (see ReasonOf).
 // The packet is not modified, and the message shares no memory with it.
 func (p *Pair) Open(packet []byte) (Message, error) {

@@ -153,7 +153,11 @@ func TestPairMadeAgain(t *testing.T) {
 	b := newBench(t)
 	s := NewSelf(b.kA, b.network, b.idA, b.started)
 	z := b.fromB(t)
+	var began uint64
 	for round := range 5 {
+		if z.Began() != began {
+			t.Errorf("pair %d: begins at %d before its first message, want %d", round, z.Began(), began)
+		}
 		p, err := s.Pair(b.kB.Public(), b.idB)
 		if err != nil {
 			t.Fatal(err)
@@ -167,6 +171,10 @@ func TestPairMadeAgain(t *testing.T) {
 				t.Errorf("pair %d, message %d: %v", round, n, err)
 			}
 		}
+		if z.Began() <= began {
+			t.Errorf("pair %d: begins at %d, want after %d", round, z.Began(), began)
+		}
+		began = z.Began()
 	}
 }
 

@@ -276,7 +276,7 @@ func (e *end) read() {
 func (e *end) class() natlab.Class {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.choice.Direct.IsValid() {
+	if e.choice.Direct.IsValid() && !e.choice.Relay {
 		return natlab.Direct
 	}
 	return natlab.Relay

@@ -58,6 +58,11 @@ type candidate struct {
 	doubts     [flapping]time.Time // the latest times that the path was doubted, oldest first
 	better     int                 // consecutive pongs that found it better than the path in use
 
+	// alias is the candidate from whose address the last ping of this one was
+	// answered; nil: from its own, or not at all. Both then lead to one socket of
+	// the peer, which has another public endpoint towards this node than it knows.
+	alias *candidate
+
 	// What WireGuard found.
 	barredUntil time.Time
 	bars        int
@@ -67,6 +72,11 @@ type candidate struct {
 func (c *candidate) proved() bool {
 	return c.mine && c.theirs && !c.peer.e.now.Before(c.barredUntil)
 }
+
+// shadowed reports whether c is another name for a path that works. To the peer,
+// pings by both are pings on that one path: those of c, which is not proved, would
+// take back what those of the other have said.
+func (c *candidate) shadowed() bool { return !c.mine && c.alias != nil && c.alias.mine }
 
 // rest forgets what does not outlive sleep.
 func (c *candidate) rest() {

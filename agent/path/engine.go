@@ -232,6 +232,23 @@ func (e *Engine) Receive(now time.Time, id key.NodeID, from netip.AddrPort, m di
 	e.pump()
 }
 
+// Restarted says that the peer's agent has begun anew: its sockets are others, and
+// what was proved with the old ones holds no longer.
+func (e *Engine) Restarted(now time.Time, id key.NodeID) {
+	p := e.input(now, id)
+	if p == nil || p.state == Asleep {
+		return
+	}
+	for _, c := range p.candidates {
+		c.mine, c.theirs, c.alias = false, false, nil
+	}
+	if p.using != nil {
+		p.lose("the peer's agent has begun anew")
+	}
+	p.settle()
+	e.pump()
+}
+
 // Failed says that the socket refused to send to an address of the peer.
 func (e *Engine) Failed(now time.Time, id key.NodeID, to netip.AddrPort, err string) {
 	if p := e.input(now, id); p != nil {

@@ -301,6 +301,29 @@ func TestNATRestarts(t *testing.T) {
 	}
 }
 
+// A peer that begins anew at another port is not sent to at the old one: nothing
+// would say so, for half a second.
+func TestPeerBeginsAnew(t *testing.T) {
+	for seed := range uint64(10) {
+		w, a, b := pair(t, seed)
+		talk(t, w, a, b)
+		old := a.verdict(b).Choice.Direct
+		b.addr = addr(b.addr.Addr().String() + ":5353")
+		b.boot()
+		a.engine.Restarted(w.now, b.id)
+		a.drain()
+		if v := a.verdict(b); v.Choice != (Choice{Relay: true}) || v.State != Relayed {
+			t.Fatalf("seed %d: got %v by %+v, want by relay alone", seed, v.State, v.Choice)
+		}
+		if !w.run(time.Second, bothDirect(a, b)) {
+			t.Errorf("seed %d: not direct after 1 s: a %+v, b %+v", seed, a.verdict(b), b.verdict(a))
+		}
+		if v := a.verdict(b); v.Choice.Direct == old {
+			t.Errorf("seed %d: direct to %v again, which is gone", seed, old)
+		}
+	}
+}
+
 func TestPeerRestarts(t *testing.T) {
 	for _, test := range []struct {
 		name  string

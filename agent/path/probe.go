@@ -87,7 +87,7 @@ func (c *candidate) again() {
 
 // soon has c pinged at t, unless it is sooner.
 func (c *candidate) soon(t time.Time) {
-	if c.peer.state == Asleep {
+	if c.peer.state == Asleep || c.shadowed() {
 		return
 	}
 	if !c.lastPing.IsZero() {
@@ -145,6 +145,11 @@ func (c *candidate) level() urgency {
 func (p *peer) pingDue() {
 	now := p.e.now
 	for _, c := range p.candidates {
+		if c.shadowed() {
+			p.e.line.leave(c)
+			c.due = time.Time{}
+			continue
+		}
 		if c.waiting != nil {
 			p.e.line.join(c, c.level())
 			c.due = time.Time{}
@@ -188,7 +193,7 @@ func (c *candidate) counts() bool {
 // something happens.
 func (c *candidate) nextPing() time.Time {
 	p := c.peer
-	if p.state == Asleep || p.state == Resting || p.idle() {
+	if p.state == Asleep || p.state == Resting || p.idle() || c.shadowed() {
 		return time.Time{}
 	}
 	d := backoff[min(max(c.tries, 1), len(backoff))-1]
@@ -306,10 +311,12 @@ func (p *peer) ponged(from netip.AddrPort, m *disco.Pong) {
 	}
 	if c.addr != from {
 		if o := p.observe(from); o != nil {
+			c.alias = o
 			o.soon(p.e.now)
 		}
 		return
 	}
+	c.alias = nil
 	pr := c.probes[i]
 	rtt := max(p.e.now.Sub(pr.at), time.Microsecond)
 	c.probes = append(c.probes[:i], c.probes[i+1:]...)
