@@ -50,6 +50,9 @@ func interfaceOf(name string, flags net.Flags, addrs []net.Addr) Interface {
 // rarely found, and mean another machine; so they are the last to be told.
 var virtual = []string{"docker", "br-", "veth", "virbr", "vmnet", "vboxnet", "podman", "cni", "flannel", "cali", "lxc", "lxd", "kube", "cilium", "vEthernet"}
 
+// Virtual reports whether the interface is of a network inside the machine.
+func (i Interface) Virtual() bool { return isVirtual(i.Name) }
+
 func isVirtual(name string) bool {
 	return slices.ContainsFunc(virtual, func(p string) bool { return strings.HasPrefix(name, p) })
 }

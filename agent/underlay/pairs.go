@@ -24,6 +24,7 @@ type paired struct {
 	id   key.NodeID
 	wg   key.WGPublic
 	pair *disco.Pair // nil until made
+	bad  bool        // the key makes none
 }
 
 func (p *pairs) init(self *disco.Self) {
@@ -34,9 +35,8 @@ func (p *pairs) init(self *disco.Self) {
 }
 
 // set makes the peers those listed. One whose WireGuard key is another gets
-// another pair, which its peer tells from the old by its boot. Those that are gone
-// are returned.
-func (p *pairs) set(peers []Peer) (gone []key.NodeID) {
+// another pair, which its peer tells from the old by its boot; it is renewed.
+func (p *pairs) set(peers []Peer) (gone, renewed []key.NodeID) {
 	wanted := make(map[key.NodeID]bool, len(peers))
 	for _, peer := range peers {
 		wanted[peer.ID] = true
@@ -45,6 +45,7 @@ func (p *pairs) set(peers []Peer) (gone []key.NodeID) {
 				continue
 			}
 			p.remove(had)
+			renewed = append(renewed, peer.ID)
 		}
 		p.byID[peer.ID] = &paired{id: peer.ID, wg: peer.WG}
 		p.todo = append(p.todo, peer.ID)
@@ -59,7 +60,7 @@ func (p *pairs) set(peers []Peer) (gone []key.NodeID) {
 	case p.filled <- struct{}{}:
 	default:
 	}
-	return gone
+	return gone, renewed
 }
 
 func (p *pairs) remove(had *paired) {
@@ -76,15 +77,26 @@ func (p *pairs) of(id key.NodeID) *disco.Pair {
 	if had == nil {
 		return nil
 	}
-	if had.pair == nil {
-		if pair, err := p.self.Pair(had.wg, id); err == nil {
-			p.hold(had, pair)
-		}
+	if had.pair == nil && !had.bad {
+		p.hold(had, p.make(had))
 	}
 	return had.pair
 }
 
+// make makes a pair; nil if the key makes none.
+func (p *pairs) make(had *paired) *disco.Pair {
+	pair, err := p.self.Pair(had.wg, had.id)
+	if err != nil {
+		return nil
+	}
+	return pair
+}
+
 func (p *pairs) hold(had *paired, pair *disco.Pair) {
+	if pair == nil {
+		had.bad = true
+		return
+	}
 	had.pair = pair
 	p.byTag[pair.Tag()] = had
 }
@@ -93,36 +105,37 @@ func (p *pairs) hold(had *paired, pair *disco.Pair) {
 // while it computes.
 func (u *Underlay) makePairs(ctx context.Context) {
 	p := &u.pairs
-	for {
-		var had *paired
+	for ctx.Err() == nil {
 		u.mu.Lock()
-		for had == nil && len(p.todo) > 0 {
-			if next := p.byID[p.todo[0]]; next != nil && next.pair == nil {
-				had = next
-			}
-			p.todo = p.todo[1:]
-		}
+		had := p.next()
 		u.mu.Unlock()
 		if had == nil {
 			select {
 			case <-ctx.Done():
-				return
 			case <-p.filled:
 			}
 			continue
 		}
-		pair, err := p.self.Pair(had.wg, had.id)
-		if err != nil {
-			u.cfg.Log.Warn("a peer's key makes no pair", "peer", had.id.Short(), "err", err)
-			continue
+		pair := p.make(had)
+		if pair == nil {
+			u.cfg.Log.Warn("a peer's WireGuard key makes no pair: it is reached by relay alone", "peer", had.id.Short())
 		}
 		u.mu.Lock()
 		if p.byID[had.id] == had && had.pair == nil {
 			p.hold(had, pair)
 		}
 		u.mu.Unlock()
-		if ctx.Err() != nil {
-			return
+	}
+}
+
+// next is a peer that has no pair yet; nil if all have.
+func (p *pairs) next() *paired {
+	for len(p.todo) > 0 {
+		had := p.byID[p.todo[0]]
+		p.todo = p.todo[1:]
+		if had != nil && had.pair == nil && !had.bad {
+			return had
 		}
 	}
+	return nil
 }

@@ -6,134 +6,119 @@ import (
 
 	"github.com/writmesh/writ/agent/disco"
 	"github.com/writmesh/writ/agent/path"
-	"github.com/writmesh/writ/coordinator/key"
 )
 
-// batch is how many events are handled before the clock is looked at.
+// batch is how many packets are handled before what comes of them is done.
 const batch = 64
 
-// run is the goroutine that owns the engine.
+// run is the goroutine that hands the engine what happens, and the time.
 func (u *Underlay) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		var first *packet
 		select {
 		case <-ctx.Done():
 			return
-		case e := <-u.events:
-			u.mu.Lock()
-			u.handle(e)
-			for range batch {
-				select {
-				case e := <-u.events:
-					u.handle(e)
-					continue
-				default:
-				}
-				break
-			}
-		case <-u.poke:
-			u.mu.Lock()
+		case p := <-u.inbox.packets:
+			first = &p
+		case <-u.inbox.poke:
 		case <-timer.C:
-			u.mu.Lock()
 		}
-		u.wakeAll()
-		u.engine.Advance(time.Now())
-		u.perform()
-		u.advanceCheck()
-		next := u.next()
-		u.mu.Unlock()
-		timer.Reset(time.Until(next))
+		next := u.locked(func() {
+			if u.phase != running {
+				return
+			}
+			if first != nil {
+				u.handle(*first)
+				u.handleMore()
+			}
+			u.obey(u.inbox.take())
+			u.engine.Advance(time.Now())
+			u.resolveDue()
+		})
+		if next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(next))
+		}
 	}
 }
 
-// look has run look at the clock and at what has changed.
-func (u *Underlay) look() {
-	select {
-	case u.poke <- struct{}{}:
-	default:
-	}
-}
-
-// next is when something is due, an hour from now if nothing is; u.mu is held.
+// next is when something is due; u.mu is held.
 func (u *Underlay) next() time.Time {
-	next := time.Now().Add(time.Hour)
-	if t, ok := u.engine.Next(); ok && t.Before(next) {
-		next = t
-	}
-	if t := u.checkDue(); t.Before(next) {
-		next = t
-	}
-	return next
+	next, _ := u.engine.Next()
+	return earlier(earlier(next, u.roundDue()), u.nextLookUp())
 }
 
-// wakeAll tells the engine of peers that have traffic; u.mu is held.
-func (u *Underlay) wakeAll() {
-	u.wokenMu.Lock()
-	ids := u.woken
-	u.woken = nil
-	u.wokenMu.Unlock()
-	for _, id := range ids {
-		u.engine.Wake(time.Now(), id)
+// earlier is the earlier of two times, of which zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
 	}
+	return a
 }
 
-// handle takes one event; u.mu is held.
-func (u *Underlay) handle(e event) {
-	now := time.Now()
-	switch e.kind {
-	case received:
-		u.receive(now, e)
-	case relayed:
-		pair := u.pairs.of(e.peer)
-		if pair == nil {
-			u.counts.unknown.Add(1)
+// handleMore handles the packets that wait, up to a batch; u.mu is held.
+func (u *Underlay) handleMore() {
+	for range batch {
+		select {
+		case p := <-u.inbox.packets:
+			u.handle(p)
+		default:
 			return
 		}
-		if m, ok := u.open(pair, e.data); ok {
-			u.engine.Receive(now, e.peer, e.addr, m)
-		}
-	case failed:
-		u.engine.Failed(now, e.peer, e.addr, e.text)
-	case here:
-		u.engine.Here(now, e.peer)
-	case relayUp:
-		u.engine.RelayUp(now)
-	case moved:
-		u.bind.ClearSources()
-		u.lookAround(true)
 	}
-	u.perform()
+	u.inbox.look()
 }
 
-// receive takes a packet that came by UDP.
-func (u *Underlay) receive(now time.Time, e event) {
-	if !disco.Is(e.data) {
-		u.answered(now, e)
+// obey tells the engine what was noted; u.mu is held.
+func (u *Underlay) obey(n notes) {
+	now := time.Now()
+	for _, id := range n.woken {
+		u.engine.Wake(now, id)
+	}
+	for id, f := range n.failed {
+		u.engine.Failed(now, id, f.to, f.text)
+	}
+	for id := range n.here {
+		u.engine.Here(now, id)
+	}
+	if n.relayUp {
+		u.engine.RelayUp(now)
+	}
+}
+
+// handle takes one packet; u.mu is held.
+func (u *Underlay) handle(p packet) {
+	now := time.Now()
+	if !p.relayed && !disco.Is(p.data) {
+		u.answered(now, p)
 		return
 	}
-	tag, ok := disco.Peek(e.data)
-	if !ok {
-		u.counts.disco[disco.Short].Add(1)
-		return
+	id, pair := p.src, (*disco.Pair)(nil)
+	if p.relayed {
+		pair = u.pairs.of(id)
+	} else {
+		tag, ok := disco.Peek(p.data)
+		if !ok {
+			u.counts.disco[disco.Short].Add(1)
+			return
+		}
+		if had := u.pairs.byTag[tag]; had != nil {
+			id, pair = had.id, had.pair
+		}
 	}
-	p := u.pairs.byTag[tag]
-	if p == nil {
+	if pair == nil {
 		u.counts.unknown.Add(1)
 		return
 	}
-	if m, ok := u.open(p.pair, e.data); ok {
-		u.engine.Receive(now, p.id, e.addr, m)
-	}
-}
-
-func (u *Underlay) open(pair *disco.Pair, pkt []byte) (disco.Message, bool) {
-	m, err := pair.Open(pkt)
+	m, err := pair.Open(p.data)
 	if err != nil {
 		u.counts.disco[disco.ReasonOf(err)].Add(1)
-		return nil, false
+		return
 	}
-	return m, true
+	u.engine.Receive(now, id, p.from, m)
 }
 
 // perform does what the engine says; u.mu is held.
@@ -144,10 +129,7 @@ func (u *Underlay) perform() {
 			case path.Send:
 				u.send(a)
 			case path.Use:
-				u.rouse(a.Peer)
-				u.bind.Use(a.Peer, a.Choice)
-				u.cfg.Log.Debug("path", "peer", a.Peer.Short(), "direct", a.Choice.Direct, "relay", a.Choice.Relay, "why", a.Why)
-				u.cfg.News()
+				u.use(a)
 			case path.Learn:
 				if a.Gone {
 					u.bind.Unlearn(a.Addr, a.Peer)
@@ -155,16 +137,39 @@ func (u *Underlay) perform() {
 					u.bind.Learn(a.Addr, a.Peer)
 				}
 			case path.Sleep:
-				delete(u.awake, a.Peer)
-				u.bind.Use(a.Peer, path.Choice{})
+				// It comes after a Use of the zero Choice, which has done it.
 			case path.Ponged:
-				u.ponged(a)
+				for _, answers := range u.waiting[a.Peer] {
+					select {
+					case answers <- a:
+					default: // who waits has had enough of them
+					}
+				}
 			}
 		}
 	}
 }
 
-// send seals a message and sends it.
+// use has data go another way; u.mu is held.
+func (u *Underlay) use(a path.Use) {
+	before := u.awake[a.Peer]
+	u.bind.Use(a.Peer, a.Choice)
+	u.cfg.Log.Debug("path", "peer", a.Peer.Short(), "direct", a.Choice.Direct, "relay", a.Choice.Relay, "why", a.Why)
+	u.news = true
+	if a.Choice == (path.Choice{}) {
+		delete(u.awake, a.Peer)
+		return
+	}
+	u.awake[a.Peer] = a.Choice
+	switch {
+	case before == path.Choice{}:
+		u.measureAfter(freshFor) // the peer is about to be told what is known
+	case before.Direct.IsValid() && !before.Relay && a.Choice.Relay:
+		u.measureAfter(doubtGap)
+	}
+}
+
+// send seals a message and sends it; u.mu is held.
 func (u *Underlay) send(a path.Send) {
 	pair := u.pairs.of(a.Peer)
 	if pair == nil {
@@ -187,79 +192,4 @@ func (u *Underlay) send(a path.Send) {
 	if err := u.bind.SendTo(a.To, pkt); err != nil {
 		u.engine.Failed(time.Now(), a.Peer, a.To, err.Error())
 	}
-}
-
-// A Pong is the answer to Ping.
-type Pong struct {
-	Direct bool // by the direct path, or else by relay
-	RTT    time.Duration
-}
-
-// graceOfDirect is how long an answer by relay waits for one by the direct path
-// that is in use.
-const graceOfDirect = 300 * time.Millisecond
-
-// Ping probes the path to a peer: the direct one if there is one in use, or else
-// that by relay. It wakes the peer's path, as traffic does.
-func (u *Underlay) Ping(ctx context.Context, id key.NodeID) (Pong, error) {
-	answers := make(chan path.Ponged, 8)
-	u.mu.Lock()
-	u.waiting[id] = append(u.waiting[id], answers)
-	u.engine.Probe(time.Now(), id)
-	u.perform()
-	u.mu.Unlock()
-	u.look()
-	defer u.forget(id, answers)
-	var byRelay *Pong
-	var grace <-chan time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return Pong{}, ctx.Err()
-		case <-grace:
-			return *byRelay, nil
-		case a := <-answers:
-			got := Pong{Direct: a.From.IsValid(), RTT: a.RTT}
-			if got.Direct || !u.Verdict(id).Choice.Direct.IsValid() {
-				return got, nil
-			}
-			if byRelay == nil {
-				t := time.NewTimer(graceOfDirect)
-				defer t.Stop()
-				byRelay, grace = &got, t.C
-			}
-		}
-	}
-}
-
-func (u *Underlay) forget(id key.NodeID, answers chan path.Ponged) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	all := u.waiting[id]
-	for i := range all {
-		if all[i] == answers {
-			u.waiting[id] = append(all[:i:i], all[i+1:]...)
-			break
-		}
-	}
-	if len(u.waiting[id]) == 0 {
-		delete(u.waiting, id)
-	}
-}
-
-// ponged tells those who wait; u.mu is held.
-func (u *Underlay) ponged(a path.Ponged) {
-	for _, answers := range u.waiting[a.Peer] {
-		select {
-		case answers <- a:
-		default: // it has had eight
-		}
-	}
-}
-
-// Verdict is what is known of the path to a peer.
-func (u *Underlay) Verdict(id key.NodeID) path.Verdict {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.engine.Verdict(id)
 }

@@ -12,21 +12,38 @@
 //
 // # What it does
 //
-//  1. It measures how the node looks from outside (package netcheck) when it
-//     starts, when the network changes, and again and again while peers are
-//     awake, from the very socket that carries data: another would have another
-//     mapping. What it learns are the endpoints that the engine tells peers.
+//  1. It measures how the node looks from outside (package netcheck): when it
+//     starts, when the network or the policy's relays change, again and again
+//     while peers are awake, and when a direct path is doubted, because a NAT
+//     that restarted shows the node at another address. The questions leave from
+//     the very socket that carries data: another would have another mapping. What
+//     it learns are the endpoints that the engine tells peers.
 //  2. It opens the disco messages that come by UDP and by relay and hands them to
 //     the engine, which has never seen a packet that its peer did not seal. What
 //     cannot be opened is dropped and counted by reason.
 //  3. It does what the engine says: seals messages and sends them, and tells the
 //     bind by which path data goes.
 //
+// # When STUN servers fail
+//
+// What servers said is told to peers for two minutes after the last answer, so
+// that a relay that restarts takes no path from anybody. A round without an
+// answer is repeated after 5 s, then 10 and so on. Names of servers are looked up
+// each aside, again after ten minutes, and after 5 s, then 10 and so on where that
+// failed; their last addresses are used meanwhile. Addresses inside the mesh are
+// never asked.
+//
 // # Promises
 //
-// Callbacks of bind and relays never wait: they put an event into a bounded
-// queue. Events beyond it are dropped and counted, like packets. Nothing of the
-// engine runs on their goroutines, so that they may hold what locks they like.
+// Callbacks of bind and relays never wait and take no lock that is held over a
+// call out of this package, so that they may be called with any lock held. What
+// is said once (there is traffic, the socket refuses, a node or relay connected,
+// the network moved) is never dropped. Packets wait in a bounded queue; those
+// beyond it are dropped and counted.
+//
+// Every method may be called at any time from any goroutine. What is Set before
+// Start holds when it starts; after Close nothing has an effect. Close returns
+// when nothing runs any more.
 package underlay
 
 import (
@@ -38,7 +55,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/writmesh/writ/agent/disco"
@@ -48,7 +64,8 @@ import (
 	"github.com/writmesh/writ/coordinator/leaf"
 )
 
-// A Bind is what the underlay needs of package bind's.
+// A Bind is what the underlay needs of package bind's. Its methods must not call
+// back into the Underlay except by the callbacks of inbox.go.
 type Bind interface {
 	Use(id key.NodeID, c path.Choice)
 	Learn(addr netip.AddrPort, id key.NodeID)
@@ -60,7 +77,7 @@ type Bind interface {
 	Traffic(id key.NodeID) path.Traffic
 }
 
-// Relays carry packets that go by relay.
+// Relays carry packets that go by relay. Send must not wait.
 type Relays interface {
 	Send(dst key.NodeID, packets [][]byte) error
 }
@@ -78,30 +95,15 @@ type Config struct {
 	// share a machine, in tests.
 	Loopback bool
 	// News is told that the path of a peer, or what is known of the network, is
-	// another. It must not block.
+	// another. It must not wait; calls may overlap.
 	News func()
-	// Resolve looks up the addresses of a STUN server's name. Nil: the machine's
-	// resolver.
+	// Resolve looks up the addresses of a STUN server's name. It must end when its
+	// context does. Nil: the machine's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Interfaces lists the machine's. Nil: the kernel's.
 	Interfaces func() ([]netcheck.Interface, error)
 	Log        *slog.Logger
 }
-
-const (
-	// queueLength is how many packets and events may wait: a burst of probes from
-	// a hundred peers that wake at once.
-	queueLength = 512
-
-	// freshFor is how long a measurement is believed while peers are awake: a NAT
-	// may forget a mapping after 30 s (RFC 4787 REQ-5 asks for two minutes, many
-	// do not keep it). The next begins a random moment before.
-	freshFor = 27 * time.Second
-
-	// lookEvery is how often the machine's interfaces are looked at, for systems
-	// and privileges where nothing tells of changes.
-	lookEvery = 10 * time.Second
-)
 
 // A Peer is a node that this one may have a path to.
 type Peer struct {
@@ -118,65 +120,48 @@ type Mesh struct {
 	Own     []netip.Addr // this node's addresses
 }
 
-// An Underlay drives the path engine. Start it once.
+// ErrClosed means that the Underlay does not run.
+var ErrClosed = errors.New("the underlay does not run")
+
+// An Underlay drives the path engine.
+//
+//	new ──Start──► running ──Close──► closed
+//	 └───────────────Close──────────────┘
 type Underlay struct {
 	// set at construction
 	cfg    Config
-	events chan event
-	poke   chan struct{} // capacity 1: there is something to look at
-	ctx    context.Context
+	inbox  inbox
+	moved  chan struct{}   // capacity 1: the network is another
+	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	tasks  sync.WaitGroup
+	tasks  sync.WaitGroup // begun with mu held, while running
 	counts counts
 
-	bind Bind // set by Start
-
-	wokenMu sync.Mutex
-	woken   []key.NodeID // guarded by wokenMu: that the engine has not been told of
-
-	mu       sync.Mutex // guards the fields below
-	engine   *path.Engine
-	rand     *rand.Rand
-	pairs    pairs
-	mesh     []netip.Prefix
-	own      []netip.Addr        // of this node, in the mesh
-	inside   map[netip.Addr]bool // all addresses of the mesh
-	relays   []leaf.Relay
-	network  measured
-	awake    map[key.NodeID]bool
-	waiting  map[key.NodeID][]chan path.Ponged // of Ping
-	checking []chan netcheck.Report            // of Check
+	mu      sync.Mutex // guards the fields below
+	phase   phase
+	bind    Bind // nil until Start
+	engine  *path.Engine
+	rand    *rand.Rand
+	pairs   pairs
+	mesh    []netip.Prefix      // of the whole mesh
+	own     []netip.Addr        // of this node, in the mesh
+	inside  map[netip.Addr]bool // all addresses of the mesh
+	relays  []leaf.Relay
+	network network
+	awake   map[key.NodeID]path.Choice // by which path data goes; none for peers that sleep
+	waiting map[key.NodeID][]chan path.Ponged
+	news    bool // Config.News is to be told
 }
 
-// counts are packets dropped.
-type counts struct {
-	full    atomic.Uint64                      // the queue had no room
-	unknown atomic.Uint64                      // disco: the tag or the relay names no peer
-	disco   [disco.Malformed + 1]atomic.Uint64 // by reason
-	stun    atomic.Uint64                      // STUN: answers nothing that was asked
-}
-
-// An event is something that happened to the underlay.
-type event struct {
-	kind eventKind
-	peer key.NodeID     // of relayed, failed and here
-	addr netip.AddrPort // of received and failed
-	data []byte         // of received and relayed
-	text string         // of failed
-}
-
-type eventKind byte
+type phase byte
 
 const (
-	received eventKind = iota // a packet by UDP
-	relayed                   // a packet by relay
-	failed                    // the socket does not send there
-	here                      // a relay says that the peer has connected
-	relayUp                   // one of this node's relay connections is up
-	moved                     // the machine's network is another
+	created phase = iota
+	running
+	closed
 )
 
-// New makes an Underlay. Run starts it; until then events wait.
+// New makes an Underlay.
 func New(cfg Config) (*Underlay, error) {
 	switch {
 	case cfg.Relays == nil:
@@ -200,14 +185,15 @@ func New(cfg Config) (*Underlay, error) {
 	}
 	u := &Underlay{
 		cfg:     cfg,
-		events:  make(chan event, queueLength),
-		poke:    make(chan struct{}, 1),
+		moved:   make(chan struct{}, 1),
 		rand:    rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		awake:   map[key.NodeID]bool{},
+		awake:   map[key.NodeID]path.Choice{},
 		waiting: map[key.NodeID][]chan path.Ponged{},
 	}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
+	u.inbox.init()
 	u.pairs.init(disco.NewSelf(cfg.Key, cfg.Network, cfg.Self, time.Now()))
+	u.network.names = map[string]*name{}
 	u.engine = path.New(path.Config{
 		Rand:     u.rand,
 		Traffic:  func(id key.NodeID) path.Traffic { return u.bind.Traffic(id) },
@@ -216,108 +202,90 @@ func New(cfg Config) (*Underlay, error) {
 	return u, nil
 }
 
-// Start runs the underlay over an open bind until Close.
+// Start runs the underlay over an open bind until Close. It has an effect once.
 func (u *Underlay) Start(b Bind) {
-	u.bind = b
-	u.tasks.Go(func() { u.run(u.ctx) })
-	u.tasks.Go(func() { u.makePairs(u.ctx) })
+	interfaces, err := u.cfg.Interfaces()
+	u.do(func() {
+		if u.phase != created {
+			return
+		}
+		u.phase, u.bind = running, b
+		u.looked(interfaces, err, false)
+		u.tasks.Go(func() { u.run(u.ctx) })
+		u.tasks.Go(func() { u.watch(u.ctx) })
+		u.tasks.Go(func() { u.makePairs(u.ctx) })
+	})
 }
 
 // Close ends what Start began.
 func (u *Underlay) Close() {
+	u.mu.Lock()
+	u.phase = closed
+	u.mu.Unlock()
 	u.cancel()
 	u.tasks.Wait()
 }
 
 // Set says who the peers are, which relays there are, and what is inside the
-// mesh. It is called after Start.
+// mesh.
 func (u *Underlay) Set(peers []Peer, relays []leaf.Relay, mesh Mesh) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, id := range u.pairs.set(peers) {
-		delete(u.awake, id)
-		defer u.bind.Remove(id) // once the engine has let it go
-	}
-	list := make([]path.Peer, len(peers))
-	for i, p := range peers {
-		list[i] = path.Peer{ID: p.ID, Static: p.Static}
-	}
-	u.inside = make(map[netip.Addr]bool, 2*len(peers)+len(mesh.Own))
-	for _, a := range mesh.Own {
-		u.inside[a] = true
-	}
-	for _, p := range peers {
-		for _, a := range p.Inside {
+	u.do(func() {
+		if u.phase == closed {
+			return
+		}
+		now := time.Now()
+		u.mesh, u.own = []netip.Prefix{mesh.Prefix6}, slices.Clone(mesh.Own)
+		u.inside = make(map[netip.Addr]bool, 2*len(peers)+len(mesh.Own))
+		for _, a := range mesh.Own {
 			u.inside[a] = true
 		}
+		list := make([]path.Peer, len(peers))
+		for i, p := range peers {
+			list[i] = path.Peer{ID: p.ID, Static: p.Static}
+			for _, a := range p.Inside {
+				u.inside[a] = true
+			}
+		}
+		u.tellSelf() // what is inside the mesh, before peers' endpoints are tried
+		gone, renewed := u.pairs.set(peers)
+		u.engine.SetPeers(now, list)
+		for _, id := range renewed {
+			u.engine.Here(now, id) // it has not understood this node since it has the key
+		}
+		u.relays = slices.Clone(relays)
+		u.relaysChanged()
+		if u.phase != running {
+			return
+		}
+		u.perform()
+		for _, id := range gone {
+			u.bind.Remove(id) // the engine has let it go
+		}
+	})
+}
+
+// do changes what mu guards by f, does what comes of it, and has run look at the
+// time again.
+func (u *Underlay) do(f func()) {
+	u.locked(f)
+	u.inbox.look()
+}
+
+// locked is do for run itself. It returns when something is due; the zero time
+// means never.
+func (u *Underlay) locked(f func()) (next time.Time) {
+	u.mu.Lock()
+	f()
+	if u.phase == running {
+		u.advanceRound()
+		u.perform()
+		next = u.next()
 	}
-	u.engine.SetPeers(time.Now(), list)
-	u.perform()
-	news := !slices.EqualFunc(relays, u.relays, func(a, b leaf.Relay) bool { return slices.Equal(a.STUN, b.STUN) })
-	u.own = slices.Clone(mesh.Own)
-	u.mesh, u.relays = []netip.Prefix{mesh.Prefix6}, slices.Clone(relays)
-	if u.network.interfaces == nil {
-		u.lookAround(true)
-		return
-	}
+	news := u.news
+	u.news = false
+	u.mu.Unlock()
 	if news {
-		u.resolve()
-		u.beginCheck()
+		u.cfg.News()
 	}
-	u.tellSelf()
-	u.look()
+	return next
 }
-
-// put queues an event. It never waits.
-func (u *Underlay) put(e event) {
-	select {
-	case u.events <- e:
-	default:
-		u.counts.full.Add(1)
-	}
-}
-
-// Control takes a packet that is not WireGuard's and came by UDP. It copies pkt.
-func (u *Underlay) Control(src netip.AddrPort, pkt []byte) {
-	if len(pkt) > maxControl {
-		u.counts.disco[disco.Long].Add(1)
-		return
-	}
-	u.put(event{kind: received, addr: src, data: slices.Clone(pkt)})
-}
-
-// maxControl is the longest packet of disco or STUN: a ping padded to the
-// longest packet of a mesh.
-const maxControl = 9216
-
-// Relayed takes a disco packet that came from a node by relay. It copies pkt.
-func (u *Underlay) Relayed(src key.NodeID, pkt []byte) {
-	if len(pkt) > maxControl {
-		u.counts.disco[disco.Long].Add(1)
-		return
-	}
-	u.put(event{kind: relayed, peer: src, data: slices.Clone(pkt)})
-}
-
-// Woken says that there is traffic of a peer whose path sleeps. The bind says it
-// once, so that it is never dropped.
-func (u *Underlay) Woken(id key.NodeID) {
-	u.wokenMu.Lock()
-	u.woken = append(u.woken, id)
-	u.wokenMu.Unlock()
-	u.look()
-}
-
-// Failed says that the socket refused to send to a peer's address.
-func (u *Underlay) Failed(id key.NodeID, to netip.AddrPort, err error) {
-	u.put(event{kind: failed, peer: id, addr: to, text: err.Error()})
-}
-
-// Here says that a node has connected to a relay which it was missed at.
-func (u *Underlay) Here(id key.NodeID) { u.put(event{kind: here, peer: id}) }
-
-// RelayUp says that a connection to a relay is up.
-func (u *Underlay) RelayUp() { u.put(event{kind: relayUp}) }
-
-// Moved says that the machine's interfaces, addresses or routes have changed.
-func (u *Underlay) Moved() { u.put(event{kind: moved}) }
