@@ -330,6 +330,8 @@ func (p *plane) close() {
 		p.tunnel.Close() // closes the device
 	case p.stack != nil:
 		p.stack.Close()
+	case p.kernel != nil:
+		p.kernel.device.Close()
 	}
 	if p.kernel != nil {
 		p.kernel.close()
