@@ -4,6 +4,9 @@ package lab
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -109,6 +112,45 @@ func (m *timed) direct(from time.Time) time.Time {
 
 func seconds(from, to time.Time) float64 { return to.Sub(from).Seconds() }
 
+// explain prints what the programs logged from a time on, when what was measured
+// is above $EXPLAIN seconds.
+func (m *timed) explain(what string, took float64, from time.Time) {
+	limit, err := strconv.ParseFloat(os.Getenv("EXPLAIN"), 64)
+	if err != nil || took < limit {
+		return
+	}
+	say("---- %s: %.3f s, from %s", what, took, from.UTC().Format("15:04:05.000"))
+	for _, p := range []*Program{m.alice.Program, m.ledger.Program, m.Relay} {
+		for line := range strings.Lines(p.log.last(2000)) {
+			at, rest, found := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+			t, err := time.Parse(time.RFC3339Nano, at)
+			if found && err == nil && !t.Before(from.Add(-50*time.Millisecond)) && !strings.Contains(rest, "Routine:") && !strings.Contains(rest, "Failed to send") {
+				say("%-8s %6.3f %s", p.Name, seconds(from, t), strings.TrimSpace(rest))
+			}
+		}
+	}
+}
+
+// begin restarts both agents and has them talk for a while. What died a moment
+// ago, a path or a relay, is not trusted like others, and each round is to be the
+// first.
+func (m *timed) begin(direct bool) {
+	m.t.Helper()
+	for _, a := range []*Agent{m.alice, m.ledger} {
+		a.Kill()
+	}
+	began := time.Now()
+	for _, a := range []*Agent{m.alice, m.ledger} {
+		a.Start()
+	}
+	if direct {
+		m.direct(began)
+	}
+	// At any moment between two checks of the path.
+	<-time.After(time.Second + rand.N(3*time.Second))
+	m.beat.next(time.Now())
+}
+
 // TestMeasureStart is how soon a node is there that was killed and is started
 // again, with the state that it kept.
 func TestMeasureStart(t *testing.T) {
@@ -130,8 +172,10 @@ func TestMeasureStart(t *testing.T) {
 						a.Start()
 					}
 					first = append(first, seconds(began, m.beat.next(began)))
+					m.explain(who.name, first[len(first)-1], began)
 					if k.path {
-						direct = append(direct, max(0, seconds(began, m.direct(began))))
+						direct = append(direct, seconds(began, m.direct(began)))
+						m.explain(who.name, direct[len(direct)-1], began)
 					}
 				}
 				sayTimes(t, fmt.Sprintf("%s, %s → first answer", who.name, k.name), first)
@@ -177,18 +221,22 @@ func TestMeasureBlocked(t *testing.T) {
 				a, b = m.a.(*Router).WAN, m.b.(*Router).WAN
 			}
 			for range rounds(t) {
-				blocked := time.Now()
-				m.Inet().Block("udp", a, b)
+				m.begin(true)
 				if k.a == nil {
-					m.Inet().Block("udp", a6, b6)
+					m.Inet().Block("udp", a6, b6) // what is in use is IPv6, or is IPv4 from here on
+					m.direct(time.Time{})
 				}
+				m.Inet().Block("udp", a, b)
+				blocked := time.Now()
 				relayed = append(relayed, seconds(blocked, m.beat.next(blocked.Add(beatEvery))))
+				m.explain("blocked", relayed[len(relayed)-1], blocked)
 				m.alice.Wait("it sends by relay", func(s *localapi.Status) bool { return !peer(s, "ledger").Direct })
 				m.ledger.Wait("it sends by relay", func(s *localapi.Status) bool { return !peer(s, "alice").Direct })
 				opened := time.Now()
 				m.Inet().Unblock()
 				back := m.direct(opened)
 				direct = append(direct, seconds(opened, back))
+				m.explain("unblocked", direct[len(direct)-1], opened)
 				m.beat.next(back)
 				s, n := m.beat.between(opened, back)
 				sent, lost = sent+s, lost+n
@@ -208,11 +256,13 @@ func TestMeasureRelayRestarted(t *testing.T) {
 	for _, rest := range []time.Duration{0, time.Second} {
 		var outage series
 		for range rounds(t) {
+			m.begin(false)
 			m.Relay.Kill()
 			<-time.After(rest) // how long it is down is what is measured
 			began := time.Now()
 			m.Relay.Start()
 			outage = append(outage, seconds(began, m.beat.next(began)))
+			m.explain("relay", outage[len(outage)-1], began)
 		}
 		sayTimes(t, fmt.Sprintf("relay started, %v after it was killed → traffic again", rest), outage)
 	}

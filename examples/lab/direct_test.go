@@ -33,15 +33,15 @@ type pair struct {
 	echo          *Echo
 }
 
-func newPair(t *testing.T, scenario, expected string, a, b NAT) *pair {
+func newPair(t *testing.T, mode mode, scenario, expected string, a, b NAT) *pair {
 	t.Helper()
 	p := &pair{Lab: New(t, scenario, expected)}
 	p.Mesh = p.NewMesh(accounting(aliceMail))
 	p.homeA, p.homeB = NewRouter(p.Inet(), "home-a", a), NewRouter(p.Inet(), "home-b", b)
 	atAlice, atLedger := NewHost(p.homeA, "alice"), NewHost(p.homeB, "ledger")
 	p.echo = atLedger.Echo()
-	p.ledger = p.Up(atLedger, "tag:ledger")
-	p.alice = p.Up(atAlice, aliceMail)
+	p.ledger = p.Up(atLedger, "tag:ledger", mode.ledger...)
+	p.alice = p.Up(atAlice, aliceMail, mode.alice...)
 	p.Know(p.alice, p.ledger)
 	return p
 }
@@ -98,7 +98,7 @@ func crosses(t *testing.T, tap *Tap, c net.Conn, l *Lab, from, to netip.Addr) {
 
 func TestDirect(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, "two homes, endpoint-independent NATs", "direct", NAT{}, NAT{})
+	p := newPair(t, onInterface, "two homes, endpoint-independent NATs", "direct", NAT{}, NAT{})
 	began := time.Now()
 	c := p.alice.Talk(p.ledger)
 	first := time.Since(began)
@@ -129,7 +129,7 @@ func TestIPv6BetweenSites(t *testing.T) {
 	t.Parallel()
 	// Their IPv4 cannot meet: the path is by IPv6, or by relay.
 	nat := NAT{Mapping: AddressAndPortDependent, IPv6: true}
-	p := newPair(t, "IPv6 between sites, with firewalls", "direct by IPv6", nat, nat)
+	p := newPair(t, onInterface, "IPv6 between sites, with firewalls", "direct by IPv6", nat, nat)
 	there, back := Meet(p.alice, p.ledger)
 	if !strings.Contains(there, p.ledger.Host.V6.String()) || !strings.Contains(back, p.alice.Host.V6.String()) {
 		t.Errorf("paths: got %q and %q, want %s and %s", there, back, p.ledger.Host.V6, p.alice.Host.V6)
@@ -249,7 +249,7 @@ func (s *stream) end() (sent, lost int, gap time.Duration) {
 // A direct path that dies under load is replaced by the relay, and comes back.
 func TestDirectPathBlocked(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, "direct path blocked under load, and back", "by relay within a second, and direct again", NAT{}, NAT{})
+	p := newPair(t, onInterface, "direct path blocked under load, and back", "by relay within a second, and direct again", NAT{}, NAT{})
 	Meet(p.alice, p.ledger)
 	s := p.alice.stream(p.ledger)
 	s.after(time.Now())
@@ -272,7 +272,7 @@ func TestDirectPathBlocked(t *testing.T) {
 // a peer in clear.
 func TestKilledAgentLeaksNothing(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, "agent killed while programs send", "nothing in clear, and on again", NAT{}, NAT{})
+	p := newPair(t, onInterface, "agent killed while programs send", "nothing in clear, and on again", NAT{}, NAT{})
 	Meet(p.alice, p.ledger)
 	s := p.alice.stream(p.ledger)
 	s.after(time.Now())
@@ -300,7 +300,7 @@ func TestKilledAgentLeaksNothing(t *testing.T) {
 // A node that moves to another network keeps its connections.
 func TestRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, "a node moves to another network", "an open connection goes on, direct again", NAT{}, NAT{})
+	p := newPair(t, onInterface, "a node moves to another network", "an open connection goes on, direct again", NAT{}, NAT{})
 	Meet(p.alice, p.ledger)
 	c := p.alice.Talk(p.ledger)
 	cafe := NewRouter(p.Inet(), "cafe", NAT{LAN: netip.MustParsePrefix("10.8.8.0/24")})

@@ -5,6 +5,8 @@ package lab
 import (
 	"testing"
 	"time"
+
+	"github.com/writmesh/writ/agent/localapi"
 )
 
 // How soon a node is there. The times are those of a machine that does other
@@ -21,16 +23,24 @@ import (
 const soon = 4 * time.Second
 
 func TestFirstAnswer(t *testing.T) {
-	t.Parallel()
-	l := New(t, "first answer: fresh join, then started again", "within 2 s, within 0.5 s")
+	for _, mode := range []mode{onInterface, inUserspace} {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			testFirstAnswer(t, mode)
+		})
+	}
+}
+
+func testFirstAnswer(t *testing.T, mode mode) {
+	l := New(t, "first answer: fresh join, then started again, "+mode.name, "within 2 s, within 0.5 s")
 	m := l.NewMesh(accounting(aliceMail))
 	atLedger := NewHost(NewRouter(l.Inet(), "home-b", NAT{}), "ledger")
 	atLedger.Echo()
-	ledger := m.Up(atLedger, "tag:ledger", "--userspace", forwardEcho)
+	ledger := m.Up(atLedger, "tag:ledger", mode.ledger...)
 	m.Know(ledger)
 	atAlice := NewHost(NewRouter(l.Inet(), "home-a", NAT{}), "alice")
 	began := time.Now()
-	alice := m.Up(atAlice, aliceMail, "--userspace")
+	alice := m.Up(atAlice, aliceMail, mode.alice...)
 	alice.TalkSoon(ledger)
 	fresh := time.Since(began)
 	alice.Kill()
@@ -44,11 +54,12 @@ func TestFirstAnswer(t *testing.T) {
 	}
 }
 
-// TalkSoon talks to another agent as soon as there is a way, as a program does
-// that starts with the machine.
+// TalkSoon talks to another agent as soon as it is known, and again while there
+// is no way, as a program does that starts with the machine.
 func (a *Agent) TalkSoon(to *Agent) {
 	t := a.Host.l.t
 	t.Helper()
+	a.Wait("it knows "+to.Host.Name, func(s *localapi.Status) bool { return s.State == "up" && peer(s, to.Host.Name) != nil })
 	limit := time.After(within)
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()

@@ -28,14 +28,22 @@ import (
 const malloryMail = "mallory@acme.example"
 
 func TestForgedPackets(t *testing.T) {
-	t.Parallel()
-	l := New(t, "an admitted node forges packets", "dropped and counted")
+	for _, mode := range []mode{onInterface, inUserspace} {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			testForgedPackets(t, mode)
+		})
+	}
+}
+
+func testForgedPackets(t *testing.T, mode mode) {
+	l := New(t, "an admitted node forges packets, "+mode.name, "dropped and counted")
 	m := l.NewMesh(accounting(aliceMail, malloryMail), Pin{"mallory", malloryMail})
 	atLedger := NewHost(NewRouter(l.Inet(), "home", NAT{}), "ledger")
 	atLedger.Echo()
-	ledger := m.Up(atLedger, "tag:ledger", "--userspace", forwardEcho)
+	ledger := m.Up(atLedger, "tag:ledger", mode.ledger...)
 	atAlice := NewHost(l.Inet(), "alice")
-	alice := m.Up(atAlice, aliceMail, "--userspace")
+	alice := m.Up(atAlice, aliceMail, mode.alice...)
 	m.Know(ledger, alice)
 	mallory := m.Intrude(m.Pinned("mallory"), NewHost(l.Inet(), "mallory"), ledger)
 

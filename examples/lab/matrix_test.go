@@ -126,7 +126,8 @@ func TestEveryPair(t *testing.T) {
 	// By hand: five nodes of which each two can meet, and the server with the
 	// three behind endpoint-dependent NATs, each seen from both ends.
 	got := fmt.Sprintf("%d direct, %d by relay", counts["direct"], counts["relay"])
-	if l.Got("%s", got); got != l.row.expected {
+	l.Got("%s", got)
+	if got != l.row.expected {
 		t.Errorf("got %s, want %s", got, l.row.expected)
 	}
 }

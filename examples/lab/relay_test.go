@@ -17,8 +17,7 @@ import (
 )
 
 // The mesh by relay, and what it outlives. Alice sits where UDP is blocked, as in
-// some offices; the ledger is behind a home router. Both agents run in userspace
-// mode, which needs no interface.
+// some offices; the ledger is behind a home router.
 //
 //	                  the Internet
 //	      ┌───────────┬─────┴─────┬─────────────┐
@@ -39,6 +38,17 @@ func accounting(members ...string) netmaptest.Policy {
 
 const aliceMail = "alice@acme.example"
 
+// A mode is how agents run: the flags of each.
+type mode struct {
+	name          string
+	alice, ledger []string
+}
+
+var (
+	onInterface = mode{"interface", nil, nil}
+	inUserspace = mode{"userspace", []string{"--userspace"}, []string{"--userspace", forwardEcho}}
+)
+
 // An office is the drawing above, with everything up.
 type office struct {
 	*Lab
@@ -47,37 +57,37 @@ type office struct {
 	echo          *Echo
 }
 
-func newOffice(t *testing.T, scenario, expected string, line ...link.Shape) *office {
+func newOffice(t *testing.T, mode mode, scenario, expected string, line ...link.Shape) *office {
 	t.Helper()
 	o := &office{Lab: New(t, scenario, expected)}
 	o.Mesh = o.NewMesh(accounting(aliceMail))
 	atLedger := NewHost(NewRouter(o.Inet(), "home", NAT{}), "ledger")
 	atAlice := NewHost(NewRouter(o.Inet(), "office", NAT{BlockUDP: true}, line...), "alice")
 	o.echo = atLedger.Echo()
-	o.ledger = o.Up(atLedger, "tag:ledger", "--userspace", forwardEcho)
-	o.alice = o.Up(atAlice, aliceMail, "--userspace")
+	o.ledger = o.Up(atLedger, "tag:ledger", mode.ledger...)
+	o.alice = o.Up(atAlice, aliceMail, mode.alice...)
 	o.Know(o.alice, o.ledger)
 	return o
 }
 
 func TestUDPBlocked(t *testing.T) {
-	t.Parallel()
-	o := newOffice(t, "UDP blocked at one site", "by relay")
-	o.alice.Talk(o.ledger)
-	pong, err := o.alice.Ping(t.Context(), "ledger")
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.Got("%s", strings.Replace(pong.Path, "relay eu-1", "by relay", 1))
-	if pong.Path != "relay eu-1" {
-		t.Errorf("path: got %s, want relay eu-1", pong.Path)
+	for _, mode := range []mode{onInterface, inUserspace} {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			o := newOffice(t, mode, "UDP blocked at one site, "+mode.name, "by relay: UDP is blocked here")
+			o.alice.Talk(o.ledger)
+			o.Got("%s", strings.Replace(o.alice.Path(o.ledger), "relay eu-1", "by relay", 1)+": "+o.alice.whyNot(o.ledger, true))
+			if o.row.got != o.row.expected {
+				t.Errorf("got %s, want %s", o.row.got, o.row.expected)
+			}
+		})
 	}
 }
 
 // Alice's office is far away, behind a poor line: what she sends arrives whole.
 func TestPoorLine(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "a line of 30 ms ± 10, 8 Mbit/s, 1 % lost, 1 % reordered", "512 KiB there and back",
+	o := newOffice(t, onInterface, "a line of 30 ms ± 10, 8 Mbit/s, 1 % lost, 1 % reordered", "512 KiB there and back",
 		link.Shape{Delay: 30 * time.Millisecond, Jitter: 10 * time.Millisecond, Rate: 8e6, Loss: 0.01, Reorder: 0.01, Seed: 1})
 	c := o.alice.Talk(o.ledger)
 	data := make([]byte, 512<<10)
@@ -105,7 +115,7 @@ func TestPoorLine(t *testing.T) {
 // A relay that dies takes no connection with it.
 func TestRelayRestarted(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "relay killed and started again", "an open connection goes on")
+	o := newOffice(t, onInterface, "relay killed and started again", "an open connection goes on")
 	c := o.alice.Talk(o.ledger)
 	o.Relay.Kill()
 	down := func(s *localapi.Status) bool { return s.Relays[0].State != "connected" }
@@ -123,7 +133,7 @@ func TestRelayRestarted(t *testing.T) {
 // on, nor to start again.
 func TestCoordinatorKilled(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "coordinator killed, agents killed and started again", "traffic goes on")
+	o := newOffice(t, onInterface, "coordinator killed, agents killed and started again", "traffic goes on")
 	before := o.alice.Wait("it is up", func(s *localapi.Status) bool { return s.State == "up" })
 	c := o.alice.Talk(o.ledger)
 	o.Coordinator.Kill()
@@ -144,42 +154,50 @@ func TestCoordinatorKilled(t *testing.T) {
 	o.alice.Talk(o.ledger)
 }
 
-// A grant that a revision takes away is taken away from what is open, too.
+// A grant that a revision takes away is taken away from what is open, too: by
+// relay and on a direct path.
 func TestRevoked(t *testing.T) {
-	t.Parallel()
-	o := newOffice(t, "access revoked while a connection is open", "reset at both ends")
-	c := o.alice.Talk(o.ledger)
-	cut := make(chan error, 1)
-	began := time.Now()
-	var took time.Duration
-	go func() {
-		err := o.Cut(c)
-		took = time.Since(began)
-		cut <- err
-	}()
-	o.Publish(func(p *netmaptest.Policy) { *p = withMembers(*p) })
-	if err := <-cut; err != nil {
-		t.Fatalf("alice's end: %v", err)
+	for _, mode := range []mode{onInterface, inUserspace} {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t, mode, "access revoked while a connection is open, "+mode.name, "reset at both ends", NAT{}, NAT{})
+			Meet(p.alice, p.ledger)
+			c := p.alice.Talk(p.ledger)
+			cut := make(chan error, 1)
+			began := time.Now()
+			var took time.Duration
+			go func() {
+				err := p.Cut(c)
+				took = time.Since(began)
+				cut <- err
+			}()
+			p.Publish(func(n *netmaptest.Policy) { *n = withMembers(*n) })
+			if err := <-cut; err != nil {
+				t.Fatalf("alice's end: %v", err)
+			}
+			for range 2 { // that of Meet, and c
+				select {
+				case err := <-p.echo.Ended:
+					if err == nil {
+						t.Error("the ledger's end: it ended in order, instead of being reset")
+					}
+				case <-time.After(within):
+					t.Fatalf("the ledger's end: it lives on after %s", within)
+				}
+			}
+			if err := refused(p.alice.Connect(p.ledger, echoPort)); err != nil {
+				t.Error(err)
+			}
+			p.Got("reset at both ends, %s after the publication began", took.Round(10*time.Millisecond))
+		})
 	}
-	select {
-	case err := <-o.echo.Ended:
-		if err == nil {
-			t.Error("the ledger's end: it ended in order, instead of being reset")
-		}
-	case <-time.After(within):
-		t.Fatalf("the ledger's end: it lives on after %s", within)
-	}
-	if err := refused(o.alice.Connect(o.ledger, echoPort)); err != nil {
-		t.Error(err)
-	}
-	o.Got("reset at both ends, %s after the publication began", took.Round(10*time.Millisecond))
 }
 
 // A hostile coordinator offers a revision that was superseded. It verifies; it is
 // refused all the same.
 func TestRolledBack(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t, "an older manifest is offered", "refused, the newer stays")
+	o := newOffice(t, onInterface, "an older manifest is offered", "refused, the newer stays")
 	old := o.Revisions[0] // alice is in accounting
 	o.Publish(func(p *netmaptest.Policy) { *p = withMembers(*p) })
 	newer := o.newest.Manifest.Seq
