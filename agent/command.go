@@ -28,17 +28,17 @@ import (
 type flags struct {
 	Version kong.VersionFlag `help:"Print the version."`
 
-	State  string `placeholder:"DIR" help:"The agent's state directory."`
+	State  string `placeholder:"DIR" help:"The agent's state (default: $$STATE_DIRECTORY, else $$XDG_STATE_HOME/writ, else ~/.local/state/writ)."`
 	Socket string `placeholder:"PATH" help:"The agent's local API (default DIR/agent.sock; if there is none, that of the service)."`
 
-	Up       upCmd       `cmd:"" help:"Run the agent until it is told to go down."`
+	Up       upCmd       `cmd:"" help:"Run the agent until it is told to go down; as root, or with --userspace."`
 	Status   statusCmd   `cmd:"" help:"Show the node, its peers, relays and coordinator."`
-	Ping     pingCmd     `cmd:"" help:"Probe the path to a peer, until it is direct."`
+	Ping     pingCmd     `cmd:"" help:"Probe the path to a peer until it is direct, or say why it is not."`
 	Netcheck netcheckCmd `cmd:"" help:"Say what kind of NAT this machine is behind."`
 	Whois    whoisCmd    `cmd:"" help:"Say who has an address of the mesh, or is behind a forwarded connection."`
 	ID       idCmd       `cmd:"" name:"id" help:"Print the node's identity key, as the policy pins it."`
 	Down     downCmd     `cmd:"" help:"End the running agent."`
-	Cleanup  cleanupCmd  `cmd:"" help:"Remove every route and rule that agents leave on this machine."`
+	Cleanup  cleanupCmd  `cmd:"" help:"Remove what an agent leaves when it ends: routes and rules that keep what is meant for the mesh from going elsewhere."`
 }
 
 // env is what commands act on.
@@ -137,17 +137,17 @@ func defaultState() string {
 }
 
 type upCmd struct {
-	Join       string   `placeholder:"STRING" help:"The network's join string, or the name of a file with it."`
+	Join       string   `placeholder:"STRING" help:"The network's join string, or the name of a file with it; kept for the next time."`
 	Name       string   `placeholder:"NAME" help:"The name to ask for (default: this machine's)."`
-	SecretFile string   `placeholder:"FILE" help:"Enrolment secret."`
+	SecretFile string   `placeholder:"FILE" help:"A file (mode 0600) with an enrolment secret, for a node whose key the policy does not pin."`
 	Interface  string   `default:"writ0" placeholder:"NAME" help:"The network interface to make (${default})."`
 	Port       uint16   `placeholder:"PORT" help:"UDP port for direct paths (default: any that is free)."`
 	NoNftables bool     `help:"Go without nftables: neighbours on the LAN can then reach the mesh address past the filter."`
 	NoDirect   bool     `help:"Send by relay only."`
-	Userspace  bool     `help:"Run without privileges and without a network interface."`
+	Userspace  bool     `help:"Run without privileges and without a network interface, with a proxy instead."`
 	Proxy      string   `default:"127.0.0.1:1055" placeholder:"ADDR" help:"In userspace, where the proxy listens, SOCKS5 and HTTP (${default})."`
 	Forward    []string `placeholder:"SPEC" help:"In userspace, hand a port of the mesh address to a local server: tcp/PORT=ADDRESS:PORT."`
-	Log        string   `default:"info" enum:"debug,info,warn,error" help:"Log level (${default})."`
+	Log        string   `default:"info" enum:"debug,info,warn,error" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
 }
 
 func (u *upCmd) Run(e *env) error {

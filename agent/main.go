@@ -2,11 +2,11 @@
 //
 // Usage:
 //
-//	agent up --state DIR [--join STRING] [flags]
+//	agent up [--join STRING] [flags]
 //	agent status [--json] [--wait]
 //	agent ping PEER [-c N] [--icmp] [--json]
 //	agent netcheck [--json]
-//	agent whois IP[:PORT]
+//	agent whois IP[:PORT] [--json]
 //	agent id
 //	agent down
 //	agent cleanup

@@ -10,9 +10,9 @@ import (
 )
 
 type pingCmd struct {
-	Peer  string `arg:"" help:"A peer's name or address."`
+	Peer  string `arg:"" help:"A peer's name or mesh address."`
 	Count int    `short:"c" default:"0" placeholder:"N" help:"Send N probes (default: until one takes a direct path, ten at most)."`
-	ICMP  bool   `name:"icmp" help:"Send an ICMP echo through the tunnel, which a rule must allow (in userspace)."`
+	ICMP  bool   `name:"icmp" help:"With --userspace, send an ICMP echo through the tunnel, which a rule must allow; with a network interface, the system's ping does that."`
 	JSON  bool   `name:"json" help:"Print each answer as a line of JSON."`
 }
 
@@ -65,11 +65,10 @@ func (p *pingCmd) print(e *env, pong, before *localapi.Pong, after time.Duration
 		json.NewEncoder(e.stdout).Encode(pong)
 		return
 	}
-	fmt.Fprintf(e.stdout, "pong from %s (%s) via %s in %s", pong.Name, pong.Addr, pong.Path, pong.RTT.Round(10*time.Microsecond))
+	fmt.Fprintf(e.stdout, "pong from %s (%s) via %s in %s\n", pong.Name, pong.Addr, pong.Path, pong.RTT.Round(10*time.Microsecond))
 	if pong.Direct && before != nil && !before.Direct {
-		fmt.Fprintf(e.stdout, ": direct after %s", after.Round(10*time.Millisecond))
+		fmt.Fprintf(e.stdout, "direct after %s\n", after.Round(10*time.Millisecond))
 	}
-	fmt.Fprintln(e.stdout)
 }
 
 // end is the answer as a whole.
@@ -78,7 +77,7 @@ func (p *pingCmd) end(e *env, last *localapi.Pong, lost error) error {
 		return errNo{lost}
 	}
 	if last != nil && !last.Direct && last.NotDirect != "" && !p.JSON {
-		fmt.Fprintf(e.stdout, "not direct: %s\n", last.NotDirect)
+		fmt.Fprintln(e.stdout, wrap("not direct: "+last.NotDirect))
 	}
 	return nil
 }
@@ -110,7 +109,7 @@ func (n *netcheckCmd) Run(e *env) error {
 		return enc.Encode(report)
 	}
 	for _, line := range report.Words() {
-		fmt.Fprintln(e.stdout, line)
+		fmt.Fprintln(e.stdout, wrap(line))
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ func main() {
 type flags struct {
 	Version kong.VersionFlag `help:"Print the version."`
 
-	Serve Config `cmd:"" default:"withargs" help:"Admit nodes and forward their packets (the default)."`
+	Serve Config `cmd:"" default:"withargs" help:"Admit nodes, forward their packets and answer STUN (the default)."`
 	ID    struct {
 		State string `required:"" placeholder:"DIR" help:"Directory of the relay's state."`
 	} `cmd:"" name:"id" help:"Print the relay's public key, as the policy names it."`
