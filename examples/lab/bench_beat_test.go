@@ -19,6 +19,7 @@ type beat struct {
 	to   netip.AddrPort
 	stop chan struct{}
 	all  sync.WaitGroup
+	once sync.Once // of Close
 
 	mu    sync.Mutex
 	sent  []time.Time // of datagram n
@@ -130,10 +131,12 @@ func (b *beat) between(from, to time.Time) (sent, lost int) {
 	return sent, lost
 }
 
-// Close ends it.
-func (b *beat) Close() error {
-	close(b.stop)
-	err := b.conn.Close()
-	b.all.Wait()
+// Close ends it. A second time does nothing.
+func (b *beat) Close() (err error) {
+	b.once.Do(func() {
+		close(b.stop)
+		err = b.conn.Close()
+		b.all.Wait()
+	})
 	return err
 }

@@ -212,7 +212,7 @@ func (l *Lab) ping(from *Host, at netip.Addr, n int) series {
 		defer close(ended)
 		buf := make([]byte, 1500)
 		for {
-			size, err := c.Read(buf) // without the IP header
+			size, _, err := c.ReadFromIP(buf) // without the IP header, which Read leaves
 			if err != nil {
 				return
 			}

@@ -5,6 +5,7 @@ package lab
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -249,23 +250,50 @@ func (s *stream) end() (sent, lost int, gap time.Duration) {
 // A direct path that dies under load is replaced by the relay, and comes back.
 func TestDirectPathBlocked(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, onInterface, "direct path blocked under load, and back", "by relay within a second, and direct again", NAT{}, NAT{})
+	p := newPair(t, onInterface, "direct path blocked under load, and back", "by relay within 1 s, and direct again", NAT{}, NAT{})
 	Meet(p.alice, p.ledger)
 	s := p.alice.stream(p.ledger)
 	s.after(time.Now())
-	blocked := time.Now()
 	p.Inet().Block("udp", p.homeA.WAN, p.homeB.WAN)
-	gone := s.after(blocked.Add(streamEvery)).Sub(blocked)
+	blocked := time.Now()
+	t.Logf("blocked at %s", blocked.UTC().Format("15:04:05.000"))
+	byRelay := s.after(blocked).Sub(blocked)
 	p.alice.Reach(p.ledger, "the relay", func(path string) bool { return path == "relay eu-1" })
-	open := time.Now()
+	// The relay works well: the stream is steady again.
+	s.after(time.Now())
 	p.Inet().Unblock()
+	open := time.Now()
 	p.alice.Reach(p.ledger, "a direct path", direct)
+	p.ledger.Reach(p.alice, "a direct path", direct)
 	back := time.Since(open)
+	s.after(time.Now())
 	sent, lost, gap := s.end()
-	p.Got("by relay after %s, direct again after %s; %d of %d datagrams lost", gone.Round(10*time.Millisecond), back.Round(10*time.Millisecond), lost, sent)
-	if gap > 10*time.Second {
+	p.Got("by relay after %s, direct again after %s; %d of %d datagrams lost, silent for %s",
+		byRelay.Round(10*time.Millisecond), back.Round(10*time.Millisecond), lost, sent, gap.Round(10*time.Millisecond))
+	if gap > time.Second {
+		t.Logf("alice: %s", p.alice.steps(p.ledger))
+		t.Logf("ledger: %s", p.ledger.steps(p.alice))
+	}
+	if gap > soon {
 		t.Errorf("the longest silence: got %s, want a second or so", gap)
 	}
+}
+
+// steps are the changes of an agent's path to another, for people.
+func (a *Agent) steps(to *Agent) string {
+	s, err := a.Status(context.Background(), -1)
+	if err != nil {
+		return err.Error()
+	}
+	p := peer(s, to.Host.Name)
+	if p == nil {
+		return "no peer"
+	}
+	var b strings.Builder
+	for _, step := range p.Steps {
+		fmt.Fprintf(&b, "\n  %s %s", step.At.Format("15:04:05.000"), step.Text)
+	}
+	return b.String()
 }
 
 // An agent that is killed leaves nothing behind by which the kernel would send to
