@@ -56,8 +56,9 @@
 //	--forward SPEC     in userspace, tcp/PORT=ADDRESS:PORT; may be repeated
 //	--log LEVEL        debug, info, warn or error (default info)
 //
-// Files in DIR: identity.key and wireguard.key (0600, never sent), netmap.state
-// and record.state (checksummed, replaced whole), join, lock, agent.sock.
+// Files in DIR: identity.key and wireguard.key (0600, never sent); netmap.state,
+// record.state and flows.state (checksummed, replaced whole); join, lock,
+// agent.sock.
 //
 // Exit codes: 0 done; 1 the answer is no (ping unanswered, address unknown, node
 // not up); 2 usage, or the agent could not do it.

@@ -149,7 +149,7 @@ func (a *Agent) adopt(n *netmap.Netmap) {
 	if p == nil && n.Self != nil {
 		var err error
 		p, err = newPlane(planeConfig{
-			network: a.cfg.Join.Network, identity: a.identity, wg: a.wg, addresses: n.Addresses,
+			dir: a.cfg.Dir, network: a.cfg.Join.Network, identity: a.identity, wg: a.wg, addresses: n.Addresses,
 			netIf: a.cfg.Interface, noNftables: a.cfg.NoNftables, port: a.cfg.Port, noDirect: a.cfg.NoDirect, loopback: a.cfg.Loopback,
 			admission: a.control.Admission, home: a.control.SetRelays, news: a.bump, clock: a.control.Time, log: a.log,
 		})

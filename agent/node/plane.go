@@ -38,6 +38,7 @@ const idleAfter = 10 * time.Minute
 type plane struct {
 	stack    *netstack.Device // nil with a kernel interface
 	kernel   *kernelNet       // nil in userspace mode
+	flows    *keptFlows       // nil in userspace mode, whose connections end with the process
 	filter   *filter.Filter
 	tunnel   *tunnel.Tunnel
 	relays   *relays.Relays
@@ -76,6 +77,7 @@ type call struct {
 const maxCalls = 256
 
 type planeConfig struct {
+	dir        string // the state directory
 	network    key.NetworkID
 	identity   key.IdentityPrivate
 	wg         key.WGPrivate
@@ -157,6 +159,8 @@ func newPlane(cfg planeConfig) (p *plane, err error) {
 			return p, err
 		}
 		carried.Device = p.kernel.device
+		p.flows = newKeptFlows(cfg, p.filter)
+		p.flows.restore()
 	}
 	if p.tunnel, err = tunnel.New(carried); err != nil {
 		return p, err
@@ -166,6 +170,7 @@ func newPlane(cfg planeConfig) (p *plane, err error) {
 	p.tasks.Go(func() { p.answer(ctx) })
 	if p.kernel != nil {
 		p.tasks.Go(func() { p.kernel.watch(ctx, p.underlay.Moved) })
+		p.tasks.Go(func() { p.flows.run(ctx) })
 	}
 	return p, nil
 }
@@ -238,6 +243,9 @@ func (p *plane) adopt(n *netmap.Netmap, judge func()) {
 	}
 	compiled := filter.Compile(rules, p.clock())
 	cut := p.filter.Swap(compiled)
+	if p.flows != nil {
+		p.flows.swapped(cut.Restored)
+	}
 	for _, f := range cut.Flows {
 		p.log.Info("flow cut by rule change", "flow", f.String())
 	}
@@ -335,6 +343,9 @@ func (p *plane) close() {
 	}
 	if p.kernel != nil {
 		p.kernel.close()
+	}
+	if p.flows != nil {
+		p.flows.end() // no packet passes any more
 	}
 	p.relays.Close()
 }
