@@ -249,11 +249,28 @@ func (s *stream) end() (sent, lost int, gap time.Duration) {
 
 // A direct path that dies under load is replaced by the relay, and comes back.
 func TestDirectPathBlocked(t *testing.T) {
-	t.Parallel()
-	p := newPair(t, onInterface, "direct path blocked under load, and back", "by relay within 1 s, and direct again", NAT{}, NAT{})
+	for _, tt := range []struct {
+		when  string
+		carry int // echoes between the upgrade and the block
+	}{
+		{"at once", 1},
+		{"soon", 60},
+		{"in use", 300}, // three seconds: what belongs to the upgrade is over
+	} {
+		t.Run(tt.when, func(t *testing.T) {
+			t.Parallel()
+			testDirectPathBlocked(t, tt.when, tt.carry)
+		})
+	}
+}
+
+func testDirectPathBlocked(t *testing.T, when string, carry int) {
+	p := newPair(t, onInterface, "direct path blocked under load, and back: "+when, "by relay within 1 s, and direct again", NAT{}, NAT{})
 	Meet(p.alice, p.ledger)
 	s := p.alice.stream(p.ledger)
-	s.after(time.Now())
+	for range carry {
+		s.after(time.Now())
+	}
 	p.Inet().Block("udp", p.homeA.WAN, p.homeB.WAN)
 	blocked := time.Now()
 	t.Logf("blocked at %s", blocked.UTC().Format("15:04:05.000"))
