@@ -41,7 +41,9 @@
 //  7. In use, a path is pinged every 3 s while there is traffic. If data was sent
 //     directly and none came for 300 ms it is pinged now. If the pong is missing
 //     after max(200 ms, RFC 6298's timeout), data goes both ways (Doubted), and by
-//     relay alone after 3 s. Proved again, it is used again.
+//     relay alone after 3 s. Proved again, it is used again. It is doubted at once
+//     when data that came directly comes by relay instead: the peer doubts it, and
+//     a node that only answers would have missed nothing.
 //  8. If pings pass and WireGuard's data does not come back for 3 s, data goes
 //     both ways (Suspected). What then comes shows the truth: if it comes by relay
 //     only, the path is barred for a minute, then two, up to ten.

@@ -57,11 +57,12 @@ func (p *peer) elsewhere(since time.Time) bool {
 }
 
 // checkNow pings the path in use because the peer seems to use another, or
-// because its addresses changed. Data from the peer says nothing about the path
-// to it when it comes another way.
+// because its addresses changed, silenceAfter after the last pong at the
+// earliest. Data from the peer says nothing about the path to it when it comes
+// another way.
 func (p *peer) checkNow() {
-	if p.state == Direct && !p.using.pending() && p.e.now.Sub(p.using.lastPong) >= silenceAfter {
-		p.using.soon(p.e.now)
+	if p.state == Direct && !p.using.pending() {
+		p.using.soon(later(p.e.now, p.using.lastPong.Add(silenceAfter)))
 	}
 }
 

@@ -95,6 +95,52 @@ func TestBlockedPathFallsBackAndReturns(t *testing.T) {
 	}
 }
 
+// Who only answers has nothing to miss while the path is blocked: it notices when
+// questions come by relay.
+func TestBlockedPathUnderQuestionsAndAnswers(t *testing.T) {
+	for seed := range uint64(20) {
+		w, a, b := pair(t, seed)
+		b.echo = true
+		_, questions := a.stream(b, 10*time.Millisecond)
+		if !w.run(5*time.Second, bothDirect(a, b)) {
+			t.Fatalf("seed %d: no direct path after 5 s", seed)
+		}
+		w.run(10*time.Second+time.Duration(w.rand.IntN(4000))*time.Millisecond, nil)
+		before := len(b.verdict(a).Transitions)
+		begin := w.now
+		w.blocked = true
+		w.run(5*time.Second, nil)
+		answers := make(map[uint64]time.Time)
+		for n, at := range questions {
+			answers[n-1] = at
+		}
+		// 600 ms until the questions go by relay, a look at the traffic until the
+		// answers do.
+		if d, most := outage(a, answers, begin), 600*time.Millisecond+pollFlowing+2*w.relayDelay; d == 0 || d > most {
+			t.Errorf("seed %d: no answer for %v after the block, want some time and at most %v; b: %v", seed, d, most, b.verdict(a).Transitions[before:])
+		}
+	}
+}
+
+// A path that carries data is doubted because of data by relay once, and again
+// only when data came directly in between: that pings pass and data does not is
+// for the suspicion to find.
+func TestDataByRelayIsDoubtedOnce(t *testing.T) {
+	w, a, b := pair(t, 1)
+	talk(t, w, a, b)
+	w.dataBlocked = true
+	w.run(2*suspectAfter, nil)
+	var doubts int
+	for _, tr := range a.verdict(b).Transitions {
+		if tr.To == Doubted {
+			doubts++
+		}
+	}
+	if doubts > 1 {
+		t.Errorf("doubted %d times while pings pass, want once at most: %v", doubts, a.verdict(b).Transitions)
+	}
+}
+
 func TestPathBlockedOneWay(t *testing.T) {
 	for seed := range uint64(10) {
 		w, a, b := pair(t, seed)

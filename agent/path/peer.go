@@ -50,8 +50,9 @@ func (s State) String() string {
 //	from       to         when
 //	Asleep     Relayed    there is traffic, or a message that wakes
 //	Relayed    Direct     a candidate is proved both ways
-//	Direct     Doubted    a pong is missing, the peer takes its proof back, the
-//	                      socket refuses, or the network changed
+//	Direct     Doubted    a pong is missing, the peer takes its proof back, its
+//	                      data comes by relay instead, the socket refuses, or
+//	                      the network changed
 //	Doubted    Direct     a pong came since, and the peer says Proved
 //	Doubted    Relayed    neither for doubtFor
 //	Direct     Suspected  pings pass, data does not come back (watch.go)

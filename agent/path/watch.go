@@ -59,6 +59,7 @@ type watching struct {
 	counted Traffic // at polled
 
 	heard   time.Time     // when data last came directly
+	warned  time.Time     // when the path was doubted because data came by relay
 	unheard time.Time     // when data was first sent directly that neither data nor pong answered
 	silence time.Duration // how long that may last
 
@@ -176,9 +177,15 @@ func (p *peer) count(before time.Time, sent, got, came uint64) {
 			p.unheard = later(before, p.using.lastPong)
 		}
 	}
-	if p.state == Direct {
-		p.suspect()
+	if p.state != Direct {
+		return
 	}
+	if came > 0 && p.heard.After(later(p.adopted, p.warned)) && now.Sub(p.heard) >= silenceAfter {
+		p.warned = now
+		p.doubt("data comes by relay, and none directly any more")
+		return
+	}
+	p.suspect()
 }
 
 // heardPong takes note that the path in use answers.

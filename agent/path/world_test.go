@@ -233,6 +233,7 @@ type host struct {
 	lastSent  time.Time
 	pongs     []Ponged
 	keepalive bool
+	echo      bool // data is answered by data, whose number is one less
 }
 
 // host makes a node behind a NAT, which may be nil.
@@ -501,6 +502,9 @@ func (h *host) arrived(from *host, number uint64) {
 	w := h.w
 	if _, twice := h.got[number]; !twice {
 		h.got[number] = w.now
+		if h.echo && number%2 == 1 {
+			defer h.data(from, number-1)
+		}
 	}
 	if h.choice[from.id] == (Choice{}) {
 		h.engine.Wake(w.now, from.id)
