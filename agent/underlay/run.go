@@ -113,10 +113,14 @@ func (u *Underlay) handle(p packet) {
 		u.counts.unknown.Add(1)
 		return
 	}
+	before := pair.Began()
 	m, err := pair.Open(p.data)
 	if err != nil {
 		u.counts.disco[disco.ReasonOf(err)].Add(1)
 		return
+	}
+	if before != 0 && pair.Began() != before {
+		u.engine.Restarted(now, id)
 	}
 	u.engine.Receive(now, id, p.from, m)
 }
