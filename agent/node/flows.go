@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/writmesh/writ/agent/filter"
 	"github.com/writmesh/writ/agent/filter/flowfile"
+	"github.com/writmesh/writ/coordinator/key"
 )
 
 const (
@@ -21,6 +23,11 @@ const (
 	// that began since is reset after it. A save of a full table takes 40 ms of
 	// a processor.
 	saveEvery = 10 * time.Second
+
+	// maxPartners is with how many peers a session begins at the start, for the
+	// flows that go on: some milliseconds and 35 kB each. The others' wait for
+	// the first packet of either side.
+	maxPartners = 64
 )
 
 // keptFlows are the flows that the node began, in a file for the agent that
@@ -31,9 +38,12 @@ type keptFlows struct {
 	filter *filter.Filter
 	log    *slog.Logger
 
-	offered int           // flows that the filter was given; set before the first swap
-	begun   chan struct{} // closed when rules are in force, and there is something to save
-	once    sync.Once     // closes begun
+	// set by restore, before the first swap
+	offered int          // flows that the filter was given
+	with    []key.NodeID // the peers of flows that were answered, some of them
+
+	begun chan struct{} // closed when rules are in force, and there is something to save
+	once  sync.Once     // closes begun
 
 	// owned by run, and when it has ended by end
 	saved   []filter.Outbound
@@ -58,7 +68,19 @@ func (k *keptFlows) restore() {
 		k.log.Warn("flows of before the restart are not all known", "err", err, "known", len(flows))
 	}
 	k.offered = len(flows)
+	for i := range flows {
+		if id := flows[i].Peer; flows[i].Answered && len(k.with) < maxPartners && !slices.Contains(k.with, id) {
+			k.with = append(k.with, id)
+		}
+	}
 	k.filter.Restore(flows)
+}
+
+// partners are, once, peers whose flows may go on: they hold sessions of which
+// this agent knows nothing, and what they send is lost until there is another.
+func (k *keptFlows) partners() (ids []key.NodeID) {
+	ids, k.with = k.with, nil
+	return ids
 }
 
 // swapped is told at every swap of the filter how many of the flows it took up,

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -120,7 +121,11 @@ func TestFlowsGoFromAgentToAgent(t *testing.T) {
 	k.restore()
 	swap(k)
 	k.filter.Out(packettest.UDP(nearEnd, farEnd))
+	k.filter.In(packettest.UDP(farEnd, nearEnd))
 	k.end()
+	if ids := k.partners(); len(ids) != 0 {
+		t.Errorf("partners of the first agent: %v, want none", ids)
+	}
 
 	// An agent that ends before it has rules keeps what there is.
 	unborn, _ := keeping(t, dir)
@@ -134,6 +139,11 @@ func TestFlowsGoFromAgentToAgent(t *testing.T) {
 	}
 	if got := k.filter.In(packettest.UDP(farEnd, nearEnd)); got.Reason != filter.Known {
 		t.Errorf("an answer after the restart: %v, want %v", got, filter.Known)
+	}
+	for _, want := range [][]key.NodeID{{{2}}, nil} {
+		if ids := k.partners(); !slices.Equal(ids, want) {
+			t.Errorf("partners: %v, want %v", ids, want)
+		}
 	}
 	if !strings.Contains(log.String(), "flows=1 over=0") {
 		t.Errorf("logged %q, want how many flows go on", log)

@@ -67,11 +67,16 @@ type plane struct {
 	timer   *time.Timer // fires when a grant, membership or session ends
 }
 
-// A call is a packet of a peer that WireGuard has no state for.
+// A call is a packet of a peer that WireGuard has no state for; without one, the
+// wish for a session with the peer.
 type call struct {
 	from key.NodeID
-	pkt  []byte
+	pkt  []byte // nil, or not empty
 }
+
+// transport is the first byte of WireGuard's data messages (section 5.4.6 of its
+// paper).
+const transport = 4
 
 // maxCalls is how many of them may wait to be answered, a few milliseconds each.
 const maxCalls = 256
@@ -198,8 +203,16 @@ func (p *plane) answer(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case c := <-p.callers:
-			if p.tunnel.Configure(c.from) == nil {
+			if p.tunnel.Configure(c.from) != nil {
+				continue // it is no peer any more
+			}
+			if c.pkt != nil {
 				p.bind.Deliver(c.from, c.pkt)
+			}
+			if c.pkt == nil || c.pkt[0] == transport {
+				// Its session, if it has one, ended with the agent before this
+				// one. By itself it would notice after fifteen seconds.
+				_ = p.tunnel.Handshake(c.from)
 			}
 		}
 	}
@@ -263,6 +276,14 @@ func (p *plane) adopt(n *netmap.Netmap, judge func()) {
 		p.log.Error("WireGuard does not take the peers", "err", err)
 	}
 	p.meet(homes)
+	if p.flows != nil {
+		for _, id := range p.flows.partners() {
+			select {
+			case p.callers <- call{from: id}:
+			default: // its packets will call
+			}
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rules = compiled

@@ -43,6 +43,28 @@ func (t *Tunnel) Configure(id key.NodeID) error {
 	return nil
 }
 
+// Handshake makes WireGuard ready as Configure does, and has it begin a session
+// with the peer if it has none; if it has one, that carries an empty packet.
+//
+// It is for a node that was restarted: a peer whose session it had goes on using
+// that for 15 seconds, in which nothing it sends can be read, if this node has
+// nothing to send to it. What Configure waits for, this does too.
+func (t *Tunnel) Handshake(id key.NodeID) error {
+	t.peers.mu.Lock()
+	defer t.peers.mu.Unlock()
+	m := t.peers.known[id]
+	if m == nil {
+		return fmt.Errorf("begin a session with %s: %w", id.Short(), ErrNotPeer)
+	}
+	if err := t.configure([]*member{m}); err != nil {
+		return fmt.Errorf("begin a session with %s: %w", id.Short(), err)
+	}
+	if peer := t.dev.LookupPeer(m.peer.Key.Bytes()); peer != nil {
+		peer.SendKeepalive()
+	}
+	return nil
+}
+
 // configure tells WireGuard of members, those that it does not know. The peers'
 // lock is held.
 func (t *Tunnel) configure(members []*member) error {

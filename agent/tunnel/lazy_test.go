@@ -160,6 +160,49 @@ func TestConfigure(t *testing.T) {
 	}
 }
 
+// A node that was restarted has a session before it has anything to say, and so
+// the other side, which has one that is of no use any more, can send to it.
+func TestHandshake(t *testing.T) {
+	m, a, b := lazyPair(t)
+	c := m.node(t, 3)
+	if err := a.tun.Handshake(c.id); !errors.Is(err, ErrNotPeer) {
+		t.Errorf("a stranger: got %v, want %v", err, ErrNotPeer)
+	}
+	began := func() time.Time {
+		for deadline := time.Now().Add(within); ; runtime.Gosched() {
+			s := stats(t, b, a)
+			if !s.LastHandshake.IsZero() {
+				return s.LastHandshake
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("no session within %v", within)
+			}
+		}
+	}
+	if err := a.tun.Handshake(b.id); err != nil {
+		t.Error(err)
+	}
+	first := began()
+	// Where there is a session it stays.
+	if err := a.tun.Handshake(b.id); err != nil {
+		t.Error(err)
+	}
+	if _, err := b.net.Ping(withinContext(t), a.v4); err != nil {
+		t.Error(err)
+	}
+	if again := began(); !again.Equal(first) {
+		t.Errorf("sessions began at %v and %v, want one", first, again)
+	}
+	a.setPeers(t)
+	if err := a.tun.Handshake(b.id); !errors.Is(err, ErrNotPeer) {
+		t.Errorf("a removed peer: got %v, want %v", err, ErrNotPeer)
+	}
+	b.tun.Close()
+	if err := b.tun.Handshake(a.id); err != nil {
+		t.Errorf("after Close: got %v, want none: there is nobody to shake hands with", err)
+	}
+}
+
 // A wire is a tunnel over a device of the test's.
 type wire struct {
 	*node
