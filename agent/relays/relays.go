@@ -136,6 +136,16 @@ func (r *Relays) PapersChanged() {
 	}
 }
 
+// Moved says that the machine's network is another: connections find out whether
+// they still stand, and those that wait try again.
+func (r *Relays) Moved() {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, c := range r.conns {
+		c.client.Kick()
+	}
+}
+
 // connect begins a connection; r.mu is held.
 func (r *Relays) connect(relay leaf.Relay) *connection {
 	if c := r.conns[relay.Name]; c != nil || r.closed {

@@ -23,8 +23,12 @@ const (
 type backoff struct{ bound time.Duration }
 
 func (b *backoff) after(err error, lasted time.Duration) time.Duration {
-	if errors.Is(err, errDrained) {
-		*b = backoff{} // the relay has chosen the moment already
+	switch {
+	case errors.Is(err, errDrained): // the relay has chosen the moment already
+		*b = backoff{}
+		return 0
+	case errors.Is(err, errMoved): // and nothing is wrong with the relay
+		*b = backoff{}
 		return 0
 	}
 	if lasted >= settled {

@@ -55,6 +55,8 @@ type Config struct {
 	Log *slog.Logger // nil logs nothing
 	// Dial, which may be nil, opens the TCP connection.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Addrs, which may be nil, lists this machine's addresses.
+	Addrs func() ([]net.Addr, error)
 }
 
 // Errors of Send.
@@ -114,6 +116,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if cfg.Dial == nil {
 		cfg.Dial = new(net.Dialer).DialContext
+	}
+	if cfg.Addrs == nil {
+		cfg.Addrs = net.InterfaceAddrs
 	}
 	c := &Client{
 		cfg:     cfg,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -221,6 +222,28 @@ func TestBlackholeWhileIdle(t *testing.T) {
 			t.Errorf("after a kick: noticed after %v, want 2 s", d)
 		}
 	})
+}
+
+// A connection from an address that the machine no longer has is dead, though
+// nothing says so: a node that moved connects from where it is at once.
+func TestKickAfterAMove(t *testing.T) {
+	r := relaytest.New(t)
+	cfg := r.Config(admitted(r))
+	var moved atomic.Bool
+	cfg.Addrs = func() ([]net.Addr, error) {
+		if moved.Load() {
+			return []net.Addr{&net.IPNet{IP: net.IPv4(192, 0, 2, 7), Mask: net.CIDRMask(24, 32)}}, nil
+		}
+		return net.InterfaceAddrs()
+	}
+	c := relaytest.Connect(t, cfg)
+	c.Kick()
+	moved.Store(true)
+	c.Kick()
+	s := relaytest.WaitFor(t, c, func(s client.State) bool { return s.Connects == 2 && s.Phase == client.Connected })
+	if s.LastError == nil || !strings.Contains(s.LastError.Error(), "is gone") {
+		t.Errorf("got %v, want that the address is gone", s.LastError)
+	}
 }
 
 // TestOneWayTrafficKeepsTheConnection: nothing comes back but pongs.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +19,7 @@ import (
 var (
 	errDrained = errors.New("the relay asked us to leave")
 	errSilent  = errors.New("the relay does not answer")
+	errMoved   = errors.New("the address that it came from is gone")
 )
 
 const (
@@ -121,6 +124,9 @@ func (s *session) run(ctx context.Context, read, written <-chan error) error {
 		case <-timer.C:
 		case <-s.wake:
 		case <-c.kick:
+			if !c.stands(s.tc.LocalAddr()) {
+				return errMoved
+			}
 			l.ask(c.now(), busyPong)
 			s.ping()
 		case <-c.papers:
@@ -139,6 +145,23 @@ func (s *session) run(ctx context.Context, read, written <-chan error) error {
 		}
 		s.asleep.Store(false)
 	}
+}
+
+// stands reports whether this machine still has a local address. Without it
+// nothing arrives any more, and TCP does not say so.
+func (c *Client) stands(local net.Addr) bool {
+	tcp, ok := local.(*net.TCPAddr)
+	if !ok {
+		return true // not a connection of this machine's
+	}
+	addrs, err := c.cfg.Addrs()
+	if err != nil {
+		return true
+	}
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.Equal(tcp.IP)
+	})
 }
 
 // ping asks for a sign of life. The token is the time, from which the pong
