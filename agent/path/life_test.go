@@ -97,6 +97,27 @@ func TestBlockedPathFallsBackAndReturns(t *testing.T) {
 
 // Who only answers has nothing to miss while the path is blocked: it notices when
 // questions come by relay.
+// A path may be blocked the moment it is taken.
+func TestPathBlockedSoon(t *testing.T) {
+	for seed := range uint64(40) {
+		w, a, b := pair(t, seed)
+		w.delay = time.Duration(1+w.rand.IntN(60)) * time.Millisecond
+		a.stream(b, 10*time.Millisecond)
+		b.stream(a, 10*time.Millisecond)
+		if !w.run(5*time.Second, bothDirect(a, b)) {
+			t.Fatalf("seed %d: no direct path after 5 s", seed)
+		}
+		w.run(time.Duration(w.rand.IntN(2500))*time.Millisecond, nil)
+		w.blocked = true
+		relayed := func() bool { return a.choice[b.id].Relay && b.choice[a.id].Relay }
+		// The pong of a path that is new is waited for longer: its round trip has
+		// been measured a few times only.
+		if most := 600*time.Millisecond + 4*w.delay; !w.run(most, relayed) {
+			t.Errorf("seed %d, delay %v: not by relay %v after the block: a %v, b %v", seed, w.delay, most, a.choice[b.id], b.choice[a.id])
+		}
+	}
+}
+
 func TestBlockedPathUnderQuestionsAndAnswers(t *testing.T) {
 	for seed := range uint64(20) {
 		w, a, b := pair(t, seed)

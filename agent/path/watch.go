@@ -85,7 +85,8 @@ func (p *peer) startJudging() {
 	p.unheard, p.silence = time.Time{}, silenceAfter
 	p.patience = suspectAfter
 	p.forgetCounts()
-	p.pollAt = p.e.now.Add(p.pollGap())
+	// The state may be another only after this; data is what begins to flow.
+	p.pollAt = p.e.now.Add(pollFlowing)
 }
 
 // forgetCounts begins to count anew.
