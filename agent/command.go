@@ -37,7 +37,7 @@ type flags struct {
 	Netcheck netcheckCmd `cmd:"" help:"Say what kind of NAT this machine is behind."`
 	Whois    whoisCmd    `cmd:"" help:"Say who has an address of the mesh, or is behind a forwarded connection."`
 	ID       idCmd       `cmd:"" name:"id" help:"Print the node's identity key, as the policy pins it."`
-	Down     downCmd     `cmd:"" help:"End the running agent."`
+	Down     downCmd     `cmd:"" help:"End the running agent, and wait until it has ended."`
 	Cleanup  cleanupCmd  `cmd:"" help:"Remove what an agent leaves when it ends: routes and rules that keep what is meant for the mesh from going elsewhere."`
 }
 
@@ -367,14 +367,5 @@ func (w *whoisCmd) Run(e *env) error {
 		fmt.Fprintf(e.stdout, "group   %s\n", g)
 	}
 	fmt.Fprintf(e.stdout, "id      %s\n", who.Node)
-	return nil
-}
-
-type downCmd struct{}
-
-func (downCmd) Run(e *env) error {
-	if err := localapi.Dial(e.socket).Down(e.ctx); err != nil {
-		return errNo{err}
-	}
 	return nil
 }

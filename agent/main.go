@@ -30,7 +30,7 @@
 // upgrade, or why there is none; it needs no rule. Netcheck measures what kind of
 // NAT the machine is behind.
 //
-// The other commands talk to the running agent.
+// The other commands talk to the running agent. Down returns when it has ended.
 //
 // Flags of every command:
 //
