@@ -170,6 +170,10 @@ func (u *Underlay) use(a path.Use) {
 		u.measureAfter(freshFor) // the peer is about to be told what is known
 	case before.Direct.IsValid() && !before.Relay && a.Choice.Relay:
 		u.measureAfter(doubtGap)
+		select {
+		case u.glance <- struct{}{}:
+		default: // it is about to be looked at
+		}
 	}
 }
 

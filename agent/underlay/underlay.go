@@ -102,7 +102,9 @@ type Config struct {
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Interfaces lists the machine's. Nil: the kernel's.
 	Interfaces func() ([]netcheck.Interface, error)
-	Log        *slog.Logger
+	// Rand is for jitter. Nil: one with a random seed.
+	Rand *rand.Rand
+	Log  *slog.Logger
 }
 
 // A Peer is a node that this one may have a path to.
@@ -132,6 +134,7 @@ type Underlay struct {
 	cfg    Config
 	inbox  inbox
 	moved  chan struct{}   // capacity 1: the network is another
+	glance chan struct{}   // capacity 1: it may be
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup // begun with mu held, while running
@@ -180,13 +183,17 @@ func New(cfg Config) (*Underlay, error) {
 	if cfg.Interfaces == nil {
 		cfg.Interfaces = netcheck.Interfaces
 	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	}
 	if cfg.News == nil {
 		cfg.News = func() {}
 	}
 	u := &Underlay{
 		cfg:     cfg,
 		moved:   make(chan struct{}, 1),
-		rand:    rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		glance:  make(chan struct{}, 1),
+		rand:    cfg.Rand,
 		awake:   map[key.NodeID]path.Choice{},
 		waiting: map[key.NodeID][]chan path.Ponged{},
 	}

@@ -19,7 +19,8 @@ const (
 	lookGap = 500 * time.Millisecond
 )
 
-// watch looks at the machine's interfaces until ctx ends. It lists them without
+// watch looks at the machine's interfaces until ctx ends: when it is said that they
+// changed, when a direct path is doubted, and every lookEvery. It lists them without
 // the lock: on a machine with thousands it takes long.
 func (u *Underlay) watch(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
@@ -38,6 +39,7 @@ func (u *Underlay) watch(ctx context.Context) {
 			return
 		case <-u.moved:
 			certain = true
+		case <-u.glance:
 		case <-tick.C:
 		}
 		interfaces, err := u.cfg.Interfaces()

@@ -197,6 +197,7 @@ type node struct {
 	u      *Underlay
 	boots  int // how often it started; written while it stands still
 	cfg    func(*Config)
+	tap    func(pkt []byte) // is given disco packets that come by UDP; nil: nobody is
 	read   sync.WaitGroup
 
 	truth // the oracle
@@ -253,6 +254,7 @@ func (n *node) start() {
 		Interfaces: func() ([]netcheck.Interface, error) {
 			return []netcheck.Interface{{Name: "eth0", Up: true, Addrs: n.host.Addrs()}}, nil
 		},
+		Rand:    rand.New(rand.NewPCG(n.l.net.Seed(), n.next+uint64(n.boots))),
 		Resolve: func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no names here") },
 	}
 	n.cfg(&cfg)
@@ -333,6 +335,9 @@ func (n *node) receive(conn *natlab.Conn) {
 			n.data(slices.Clone(b[:size]), from)
 		case bind.Disco:
 			n.truth.arrived(from, b[:size])
+			if n.tap != nil {
+				n.tap(b[:size])
+			}
 			n.u.Control(from, b[:size])
 		case bind.STUN:
 			n.u.Control(from, b[:size])
@@ -670,4 +675,41 @@ func (l *lab) within(what string, limit time.Duration, holds func() bool) time.D
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// count counts what comes to a socket that nobody of the mesh has: packets of the
+// path engine, and data.
+func (l *lab) count(conn *natlab.Conn) (hits func() (probes, data int)) {
+	var mu sync.Mutex
+	var probes, data int
+	l.running.Go(func() {
+		b := make([]byte, bind.MaxPacket)
+		for {
+			n, _, err := conn.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			if bind.Classify(b[:n]) == bind.Data {
+				data++
+			} else {
+				probes++
+			}
+			mu.Unlock()
+		}
+	})
+	return func() (int, int) {
+		mu.Lock()
+		defer mu.Unlock()
+		return probes, data
+	}
+}
+
+// forget has the pairs with a peer made anew: its key is another, or this node
+// forgot it.
+func (o *truth) forget(id key.NodeID) {
+	o.tmu.Lock()
+	defer o.tmu.Unlock()
+	delete(o.mine, id)
+	delete(o.theirs, id)
 }
