@@ -29,6 +29,10 @@ type Status struct {
 	Port      uint16 `json:"port,omitempty"`      // of UDP, here
 	NAT       *NAT   `json:"nat,omitempty"`       // as last measured; nil before
 
+	// Underlay is how many packets of the path engine and of STUN were dropped, by
+	// reason; reasons that never applied are left out.
+	Underlay map[string]uint64 `json:"underlay,omitempty"`
+
 	Coordinator Coordinator `json:"coordinator"`
 	Relays      []Relay     `json:"relays,omitempty"`
 	Peers       []Peer      `json:"peers,omitempty"`

@@ -80,6 +80,16 @@ func TestFloodOfGarbage(t *testing.T) {
 		if total != flood+11 {
 			t.Errorf("%d were counted as dropped, want all of %d", total, flood+11)
 		}
+		named := uint64(0)
+		for reason, n := range s.Dropped() {
+			if n == 0 {
+				t.Errorf("%q is among the reasons, and never applied", reason)
+			}
+			named += n
+		}
+		if named != total {
+			t.Errorf("by reason %d were dropped, want %d: %v", named, total, s.Dropped())
+		}
 		if got := a.to(b); !got.Relay {
 			t.Errorf("the peer that woke in the flood goes by %+v, want by relay and awake", got)
 		}

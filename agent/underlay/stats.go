@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"maps"
 	"sync/atomic"
 
 	"github.com/writmesh/writ/agent/disco"
@@ -29,4 +30,14 @@ func (u *Underlay) Stats() Stats {
 		s.Disco[r] = u.counts.disco[r].Load()
 	}
 	return s
+}
+
+// Dropped are the counts that are not zero, by reason in words.
+func (s Stats) Dropped() map[string]uint64 {
+	all := map[string]uint64{"queue full": s.Full, "unknown peer": s.Unknown, "stun unasked": s.STUN}
+	for r, n := range s.Disco {
+		all["disco "+r.String()] = n
+	}
+	maps.DeleteFunc(all, func(_ string, n uint64) bool { return n == 0 })
+	return all
 }
