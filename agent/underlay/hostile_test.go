@@ -262,6 +262,52 @@ func TestPeerListsVictims(t *testing.T) {
 	})
 }
 
+// Endpoints inside the mesh, from the policy or a peer, are never sent to: the
+// packets would go into the tunnel. The double of the bind looks for them.
+func TestEndpointsInsideTheMesh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := natlab.Pair(28, natlab.KindNamed("home"), natlab.KindNamed("home"))
+		l, a, b := pair(t, w)
+		inside := []netip.AddrPort{
+			netip.AddrPortFrom(b.inside(), b.LocalPort()), netip.AddrPortFrom(a.inside(), 7),
+			netip.MustParseAddrPort("[fd00:1::9]:9"), netip.AddrPortFrom(netip.AddrFrom16(b.inside().As16()), 5),
+		}
+		a.u.Set([]Peer{{ID: b.id, WG: b.secret.Public(), Static: inside, Inside: []netip.Addr{b.inside()}}},
+			l.relays(), Mesh{Prefix6: prefix6, Own: []netip.Addr{a.inside()}})
+		l.stream(a, b, often)
+		l.within("direct", 5*time.Second, bothOnlyDirect(a, b))
+		// And as b would list them.
+		self := disco.NewSelf(b.secret, network1, b.id, time.Now().Add(time.Second))
+		pair, err := self.Pair(a.secret.Public(), a.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []disco.Endpoint
+		for _, i := range inside {
+			list = append(list, disco.Endpoint{Addr: i, Kind: disco.Interface})
+		}
+		pkt, err := pair.Seal(&disco.Endpoints{List: list})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.u.Relayed(b.id, pkt)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		refused := 0
+		for _, c := range a.u.Verdict(b.id).Candidates {
+			if prefix4.Contains(c.Addr.Addr()) {
+				refused++
+				if c.Result != "the socket refuses: an address of the mesh" {
+					t.Errorf("candidate %s: %s, want that it is an address of the mesh", c.Addr, c.Result)
+				}
+			}
+		}
+		if refused == 0 {
+			t.Error("no candidate inside the mesh was refused, want those of b")
+		}
+	})
+}
+
 // Close at any moment, whatever is under way, leaves nothing that runs: or the
 // bubble would not end.
 func TestCloseAtAnyMoment(t *testing.T) {

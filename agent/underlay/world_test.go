@@ -44,6 +44,7 @@ type lab struct {
 var (
 	network1 = key.NetworkID{1}
 	prefix6  = netip.MustParsePrefix("fd00:1::/48")
+	prefix4  = netip.MustParsePrefix("100.127.0.0/16")
 )
 
 // newLab makes a lab in which each server answers on two ports of its first IPv4
@@ -296,7 +297,9 @@ func (l *lab) relays() []leaf.Relay { return []leaf.Relay{{Name: "relay", STUN: 
 
 // inside is the node's address in the mesh.
 func (n *node) inside() netip.Addr {
-	return netip.AddrFrom4([4]byte{100, 127, 0, byte(slices.Index(n.l.nodes, n) + 1)})
+	a := prefix4.Addr().As4()
+	a[3] = byte(slices.Index(n.l.nodes, n) + 1)
+	return netip.AddrFrom4(a)
 }
 
 // sender is the node as Relays.
@@ -498,6 +501,9 @@ func (n *node) ClearSources() {
 }
 
 func (n *node) SendTo(addr netip.AddrPort, pkt []byte) error {
+	if prefix4.Contains(addr.Addr()) || prefix6.Contains(addr.Addr()) {
+		n.l.t.Errorf("%s sends to %s, which is inside the mesh", n.name, addr)
+	}
 	n.truth.sent(addr, pkt)
 	n.mu.Lock()
 	n.sentTo++
