@@ -202,8 +202,9 @@ func (n *Net) arm() {
 func (n *Net) run() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.due = time.Time{}
-	for now := time.Now(); !n.closed && len(n.queue) > 0 && !n.queue[0].at.After(now); {
+	// While this runs nobody needs to be woken for what is due now.
+	n.due = time.Now()
+	for now := n.due; !n.closed && len(n.queue) > 0 && !n.queue[0].at.After(now); {
 		e := heap.Pop(&n.queue).(event)
 		if e.inward {
 			e.of.deliver(e.packet)
@@ -211,6 +212,7 @@ func (n *Net) run() {
 			e.of.network.carry(e.packet, e.of)
 		}
 	}
+	n.due = time.Time{}
 	if !n.closed {
 		n.arm()
 	}

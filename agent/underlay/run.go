@@ -13,7 +13,7 @@ const batch = 64
 
 // run is the goroutine that hands the engine what happens, and the time.
 func (u *Underlay) run(ctx context.Context) {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		var first *packet
@@ -37,10 +37,13 @@ func (u *Underlay) run(ctx context.Context) {
 			u.engine.Advance(time.Now())
 			u.resolveDue()
 		})
-		if next.IsZero() {
+		switch wait := time.Until(next); {
+		case next.IsZero():
 			timer.Stop()
-		} else {
-			timer.Reset(time.Until(next))
+		case wait <= 0:
+			u.inbox.look()
+		default:
+			timer.Reset(wait)
 		}
 	}
 }
