@@ -40,7 +40,7 @@ func run(m *testing.M) int {
 	if bin = os.Getenv("WRIT_BIN"); bin == "" {
 		if bin, err = os.MkdirTemp("", "lab-bin"); err == nil {
 			defer os.RemoveAll(bin)
-			cmd := exec.Command("go", "build", "-o", bin+"/", "../../coordinator", "../../relay", "../../agent")
+			cmd := exec.Command("go", "build", "-o", bin+"/", "../../policy", "../../sync", "../../coordinator", "../../relay", "../../agent")
 			cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 			err = cmd.Run()
 		}
