@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/writmesh/writ/agent/localapi"
 	"github.com/writmesh/writ/coordinator/deptest"
 	"github.com/writmesh/writ/examples/document"
 	"github.com/writmesh/writ/examples/lab/link"
@@ -90,6 +92,10 @@ func TestTwoMachines(t *testing.T) {
 			t.Fatalf("README.md:%d: there is no machine %q", b.Begin, b.On)
 		}
 		readme.Try(t, sh, b, nil, nil)
+		if b.On == "ledger-1" {
+			// Who goes from one machine to the other leaves it more time than this.
+			meets(ledger, sh, "laptop")
+		}
 	}
 	if l.inet.tap.Count(homeA.WAN, homeB.WAN, unix.IPPROTO_UDP) == 0 {
 		t.Error("README.md speaks of a direct path, and no packet went from home to home")
@@ -98,7 +104,17 @@ func TestTwoMachines(t *testing.T) {
 	readme.Update(t)
 }
 
-// installed are directories with the programs as they are installed, and with a
+// meets waits until the agent that a shell has started on a host is connected to
+// a relay and knows a peer.
+func meets(h *Host, sh *document.Shell, name string) {
+	h.l.t.Helper()
+	a := &Agent{Host: h, Client: localapi.Dial(filepath.Join(sh.Home, ".local", "state", "writ", localapi.SocketName))}
+	a.Wait("it has a relay and knows "+name, func(s *localapi.Status) bool {
+		return peer(s, name) != nil && slices.ContainsFunc(s.Relays, func(r localapi.Relay) bool { return r.State == "connected" })
+	})
+}
+
+// installed is a directory with the programs as they are installed, and with a
 // sudo, which for root is to do what it is told.
 func (l *Lab) installed() string {
 	l.t.Helper()
