@@ -78,8 +78,8 @@
 // Per pair a receiver keeps the highest boot and, of that boot, the highest
 // counter and which of the 1024 under it were seen. A lower boot, a counter seen
 // and a counter below those are replays. A sender whose clock has gone back since
-// its last start is therefore not understood until its clock has caught up; so it
-// is with WireGuard's own handshakes. A receiver that starts, or makes the pair
+// its last start is therefore not understood until its clock has caught up, when
+// it takes a boot of the new time; so it is with WireGuard's own handshakes. A receiver that starts, or makes the pair
 // anew, has seen nothing, and takes once more what was recorded before.
 //
 // # Limits

@@ -55,14 +55,31 @@ func NewSelf(private key.WGPrivate, network key.NetworkID, id key.NodeID, starte
 	return s
 }
 
+// ClockSet says that the clock was set forward: boots follow it from here on.
+// Those made before were behind, perhaps behind what peers have seen of this node
+// when it last ran, and were refused as replays; Renew makes a pair's anew.
+func (s *Self) ClockSet(now time.Time) {
+	at := uint64(max(now.UnixMicro(), 0))
+	for {
+		boot := s.boot.Load()
+		if boot >= at || s.boot.CompareAndSwap(boot, at) {
+			return
+		}
+	}
+}
+
+// Renew has a pair seal under a boot of its own again. To the peer this node has
+// begun anew; what was received is not forgotten.
+func (s *Self) Renew(p *Pair) { p.boot.Store(s.boot.Add(1)) }
+
 // A Pair is this node and one peer: the keys of both directions, and what has
 // been sent and seen. It is safe for concurrent use.
 type Pair struct {
 	// Set at construction.
 	out, in       cipher.AEAD
 	outTag, inTag TagID
-	boot          uint64
 
+	boot atomic.Uint64
 	sent atomic.Uint64 // the counter of the message sealed last
 
 	mu   sync.Mutex
@@ -82,7 +99,8 @@ func (s *Self) Pair(peer key.WGPublic, id key.NodeID) (*Pair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pair with %s: %w", id, err)
 	}
-	p := &Pair{boot: s.boot.Add(1)}
+	p := new(Pair)
+	p.boot.Store(s.boot.Add(1))
 	if p.out, p.outTag, err = derive(secret, s.network, s.id, id); err == nil {
 		p.in, p.inTag, err = derive(secret, s.network, id, s.id)
 	}
@@ -119,7 +137,7 @@ func (p *Pair) Seal(m Message) ([]byte, error) {
 func (p *Pair) seal(m Message, counter uint64, nonce [nonceSize]byte) ([]byte, error) {
 	plain := make([]byte, 0, innerSize+endpointsSize+MaxEndpoints*endpointSize)
 	plain = append(plain, typeOf(m))
-	plain = binary.BigEndian.AppendUint64(plain, p.boot)
+	plain = binary.BigEndian.AppendUint64(plain, p.boot.Load())
 	plain = binary.BigEndian.AppendUint64(plain, counter)
 	plain, err := appendBody(plain, m)
 	if err != nil {

@@ -178,6 +178,49 @@ func TestPairMadeAgain(t *testing.T) {
 	}
 }
 
+// A node whose clock was behind when it started is not understood by a peer that
+// has seen it before, until its clock is set.
+func TestClockSet(t *testing.T) {
+	b := newBench(t)
+	z := b.fromB(t)
+	say := func(p *Pair) error {
+		packet, err := p.Seal(&Ping{Tx: tx})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = z.Open(packet)
+		return err
+	}
+	pair := func(started time.Time) (*Self, *Pair) {
+		s := NewSelf(b.kA, b.network, b.idA, started)
+		p, err := s.Pair(b.kB.Public(), b.idB)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, p
+	}
+	_, before := pair(b.started)
+	if err := say(before); err != nil {
+		t.Fatal(err)
+	}
+	s, p := pair(b.started.AddDate(-40, 0, 0))
+	if err := say(p); ReasonOf(err) != Replay {
+		t.Errorf("forty years behind: got %v, want a replay", err)
+	}
+	s.ClockSet(b.started.Add(time.Minute))
+	s.Renew(p)
+	for range 3 {
+		if err := say(p); err != nil {
+			t.Errorf("after the clock was set: %v", err)
+		}
+	}
+	s.ClockSet(b.started) // never back
+	s.Renew(p)
+	if err := say(p); err != nil {
+		t.Errorf("after the clock was set back: %v", err)
+	}
+}
+
 func TestConcurrentUse(t *testing.T) {
 	b := newBench(t)
 	a, z := b.fromA(t), b.fromB(t)

@@ -2,6 +2,7 @@ package underlay
 
 import (
 	"context"
+	"time"
 
 	"github.com/writmesh/writ/agent/disco"
 	"github.com/writmesh/writ/coordinator/key"
@@ -61,6 +62,16 @@ func (p *pairs) set(peers []Peer) (gone, renewed []key.NodeID) {
 	default:
 	}
 	return gone, renewed
+}
+
+// renew follows a clock that was set forward.
+func (p *pairs) renew(now time.Time) {
+	p.self.ClockSet(now)
+	for _, had := range p.byID {
+		if had.pair != nil {
+			p.self.Renew(had.pair)
+		}
+	}
 }
 
 func (p *pairs) remove(had *paired) {

@@ -48,6 +48,7 @@ package underlay
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -97,11 +98,18 @@ type Config struct {
 	// News is told that the path of a peer, or what is known of the network, is
 	// another. It must not wait; calls may overlap.
 	News func()
+	// Elsewhere is told that the node stands elsewhere in the network, or that the
+	// machine slept: connections to relays may be dead. It must not wait. Nil:
+	// nobody is told.
+	Elsewhere func()
 	// Resolve looks up the addresses of a STUN server's name. It must end when its
 	// context does. Nil: the machine's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Interfaces lists the machine's. Nil: the kernel's.
 	Interfaces func() ([]netcheck.Interface, error)
+	// Boottime is the time since the machine was started, including that in which
+	// it slept. Nil: the kernel's.
+	Boottime func() time.Duration
 	// Rand is for jitter. Nil: one with a random seed.
 	Rand *rand.Rand
 	Log  *slog.Logger
@@ -154,6 +162,7 @@ type Underlay struct {
 	awake   map[key.NodeID]path.Choice // by which path data goes; none for peers that sleep
 	waiting map[key.NodeID][]chan path.Ponged
 	news    bool // Config.News is to be told
+	went    bool // Config.Elsewhere is
 }
 
 type phase byte
@@ -186,6 +195,12 @@ func New(cfg Config) (*Underlay, error) {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
+	if cfg.Elsewhere == nil {
+		cfg.Elsewhere = func() {}
+	}
+	if cfg.Boottime == nil {
+		cfg.Boottime = boottime
+	}
 	if cfg.News == nil {
 		cfg.News = func() {}
 	}
@@ -202,7 +217,13 @@ func New(cfg Config) (*Underlay, error) {
 	u.pairs.init(disco.NewSelf(cfg.Key, cfg.Network, cfg.Self, time.Now()))
 	u.network.names = map[string]*name{}
 	u.engine = path.New(path.Config{
-		Rand:     u.rand,
+		Rand: u.rand,
+		// Whoever could tell the next id could answer a ping that it has not seen,
+		// from another's address.
+		NewTx: func() (tx disco.TxID) {
+			crand.Read(tx[:])
+			return tx
+		},
 		Traffic:  func(id key.NodeID) path.Traffic { return u.bind.Traffic(id) },
 		Loopback: cfg.Loopback,
 	})
@@ -288,9 +309,12 @@ func (u *Underlay) locked(f func()) (next time.Time) {
 		u.perform()
 		next = u.next()
 	}
-	news := u.news
-	u.news = false
+	news, went := u.news, u.went
+	u.news, u.went = false, false
 	u.mu.Unlock()
+	if went {
+		u.cfg.Elsewhere()
+	}
 	if news {
 		u.cfg.News()
 	}

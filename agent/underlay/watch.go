@@ -25,6 +25,7 @@ const (
 func (u *Underlay) watch(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
+	clocks := readClocks(u.cfg.Boottime)
 	gap := time.NewTimer(lookGap)
 	defer gap.Stop()
 	for {
@@ -42,9 +43,16 @@ func (u *Underlay) watch(ctx context.Context) {
 		case <-u.glance:
 		case <-tick.C:
 		}
+		now := readClocks(u.cfg.Boottime)
+		slept, set := now.since(clocks)
+		clocks = now
 		interfaces, err := u.cfg.Interfaces()
 		u.do(func() {
 			if u.phase == running {
+				if set {
+					u.pairs.renew(time.Now())
+				}
+				certain = certain || slept
 				u.looked(interfaces, err, certain)
 			}
 		})
@@ -79,6 +87,7 @@ func (u *Underlay) looked(interfaces []netcheck.Interface, err error, certain bo
 	if !first {
 		u.bind.ClearSources()
 		u.engine.Moved(time.Now())
+		u.went = true
 	}
 	u.tellSelf()
 	u.forgetNames()
