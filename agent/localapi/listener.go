@@ -7,8 +7,6 @@ import (
 	"net"
 	"os"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // A listener accepts at most maxConns connections at once, asks the kernel who
@@ -73,19 +71,6 @@ func (c *peerConn) Close() error {
 type caller struct {
 	uid   uint32
 	known bool
-}
-
-func credentials(c *net.UnixConn) (who caller) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return who
-	}
-	raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			who = caller{cred.Uid, true}
-		}
-	})
-	return who
 }
 
 type callerKey struct{}
