@@ -8,11 +8,6 @@ import (
 )
 
 const (
-	// initiation is the first byte and the length of WireGuard's first message
-	// (section 5.4.2 of its paper).
-	initiation     = 1
-	initiationSize = 148
-
 	// maxEarly is how many nodes' first messages are kept: a relay's clients are
 	// all of the network, and a stranger's message costs 148 bytes.
 	maxEarly = 512
@@ -37,7 +32,7 @@ type message struct {
 
 // keep keeps a copy of the newest first message of a node.
 func (e *early) keep(src key.NodeID, pkt []byte) {
-	if len(pkt) != initiationSize || pkt[0] != initiation {
+	if !isInitiation(pkt) {
 		return
 	}
 	now := time.Now()

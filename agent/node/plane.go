@@ -49,7 +49,7 @@ type plane struct {
 	shows    func() []byte    // the node's admission
 	log      *slog.Logger
 	mesh     netip.Prefix // the network's own IPv6 prefix
-	callers  chan call    // first messages of peers that WireGuard does not have yet
+	calls    *calls       // of peers that WireGuard does not have yet
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup
 
@@ -66,20 +66,6 @@ type plane struct {
 	rules   *filter.Compiled
 	timer   *time.Timer // fires when a grant, membership or session ends
 }
-
-// A call is a packet of a peer that WireGuard has no state for; without one, the
-// wish for a session with the peer.
-type call struct {
-	from key.NodeID
-	pkt  []byte // nil, or not empty
-}
-
-// transport is the first byte of WireGuard's data messages (section 5.4.6 of its
-// paper).
-const transport = 4
-
-// maxCalls is how many of them may wait to be answered, a few milliseconds each.
-const maxCalls = 256
 
 type planeConfig struct {
 	dir        string // the state directory
@@ -104,7 +90,7 @@ type planeConfig struct {
 func newPlane(cfg planeConfig) (p *plane, err error) {
 	p = &plane{
 		clock: cfg.clock, shows: cfg.admission, log: cfg.log,
-		mesh: papers.Prefix6(cfg.network), callers: make(chan call, maxCalls),
+		mesh: papers.Prefix6(cfg.network), calls: newCalls(),
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	p.stop = stop
@@ -189,37 +175,47 @@ func (p *plane) moved() {
 // unknown takes a packet from a node that WireGuard has no state for: of a peer
 // that has been silent for long, or of a node that is no peer yet.
 func (p *plane) unknown(src key.NodeID, pkt []byte) {
-	p.mu.Lock()
-	_, known := p.homes[src]
-	p.mu.Unlock()
-	if !known {
-		p.early.keep(src, pkt)
+	if p.knows(src) {
+		p.calls.heard(src, pkt)
 		return
 	}
-	select {
-	case p.callers <- call{src, bytes.Clone(pkt)}:
-	default: // it calls again
+	p.early.keep(src, pkt)
+	// It may have become a peer in between, after meet looked for its message.
+	if p.knows(src) {
+		if first := p.early.take(src); first != nil {
+			p.calls.add(src, first)
+		}
 	}
 }
 
-// answer has WireGuard know the peers that call, and hands it their packets.
+// knows reports whether a node is a peer of the netmap in force.
+func (p *plane) knows(id key.NodeID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, known := p.homes[id]
+	return known
+}
+
+// answer has WireGuard know the peers that call, and hands it their first
+// messages.
 func (p *plane) answer(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case c := <-p.callers:
-			if p.tunnel.Configure(c.from) != nil {
-				continue // it is no peer any more
-			}
-			if c.pkt != nil {
-				p.bind.Deliver(c.from, c.pkt)
-			}
-			if c.pkt == nil || c.pkt[0] == transport {
-				// Its session, if it has one, ended with the agent before this
-				// one. By itself it would notice after fifteen seconds.
-				_ = p.tunnel.Handshake(c.from)
-			}
+		case <-p.calls.ready:
+		}
+		c, ok := p.calls.next()
+		if !ok || p.tunnel.Configure(c.from) != nil {
+			continue // it is no peer any more
+		}
+		if c.first != nil {
+			p.bind.Deliver(c.from, c.first)
+		}
+		if c.wish {
+			// Its session, if it has one, ended with the agent before this
+			// one. By itself it would notice after fifteen seconds.
+			_ = p.tunnel.Handshake(c.from)
 		}
 	}
 }
@@ -284,10 +280,7 @@ func (p *plane) adopt(n *netmap.Netmap, judge func()) {
 	p.meet(homes)
 	if p.flows != nil {
 		for _, id := range p.flows.partners() {
-			select {
-			case p.callers <- call{from: id}:
-			default: // its packets will call
-			}
+			p.calls.add(id, nil)
 		}
 	}
 	p.mu.Lock()
