@@ -84,11 +84,18 @@
 //
 // wireguard-go must not be given a handshake message twice within moments: two of
 // its workers may both accept it, and the second begins the session again with
-// the same keys and the same nonces. Of messages that are alike in what they
-// authenticate, by whichever path they come, the first goes to WireGuard and those
-// of the next second are dropped. At most 4096 go to WireGuard in a second. Who
-// carries a message can have an altered copy of it come first, and so delay a
-// handshake, as by dropping it; that is the price.
+// the same keys and the same nonces. Of a node's messages that are alike in what
+// they authenticate, by whichever path they come, the first goes to WireGuard and
+// those of the next second are dropped. Who carries a message can have an altered
+// copy of it come first, and so delay a handshake, as by dropping it; that is the
+// price.
+//
+// Of one node's initiations and responses, 16 by relay and 16 by UDP go to
+// WireGuard in a second, and 4 and 4 of its replies with a cookie. Whoever claims
+// to be that node can use that up, for it and for the way that they use; of the
+// handshakes of others nothing is lost. Initiations and responses whose first MAC
+// is not made with this node's public key are dropped before they count, from
+// SetKey on.
 //
 // # Source addresses
 //
@@ -118,6 +125,7 @@ package bind
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net"
 	"net/netip"
 	"sync"
@@ -194,7 +202,8 @@ type Stats struct {
 	Unknown   uint64 // from a node that is no peer's endpoint
 	Unsent    uint64 // that no path took
 	Retried   uint64 // handshake messages sent again by Retry
-	Repeated  uint64 // handshake messages dropped: a copy came before, or too many came
+	Repeated  uint64 // handshake messages dropped: a copy came before, or too many of that node
+	Forged    uint64 // handshake messages dropped: made without this node's public key
 
 	Refused   uint64 // that the socket refused; they went by relay
 	Control   uint64 // by UDP: the path engine's
@@ -211,6 +220,7 @@ type Bind struct {
 	woken   func(id key.NodeID)
 	queue   queue
 	udp     udp // of no use unless Config.UDP
+	seed    maphash.Seed
 
 	life sync.Mutex // one Open, Close or SetMark at a time
 
@@ -219,9 +229,9 @@ type Bind struct {
 	peers map[key.NodeID]*peer
 	book  book
 
-	once once
+	mac1 atomic.Pointer[[32]byte] // of SetKey; nil: nothing is checked
 
-	nodeless, unsent, retried, refused, repeated atomic.Uint64
+	nodeless, unsent, retried, refused, repeated, forged atomic.Uint64
 }
 
 var _ conn.Bind = (*Bind)(nil)
@@ -238,11 +248,11 @@ func New(cfg Config) (*Bind, error) {
 		sender:  cfg.Sender,
 		unknown: cfg.Unknown,
 		woken:   cfg.Woken,
+		seed:    maphash.MakeSeed(),
 		peers:   make(map[key.NodeID]*peer),
 	}
 	b.queue.init(QueueLength)
 	b.book.init()
-	b.once.init()
 	b.udp.init(cfg)
 	return b, nil
 }
@@ -360,23 +370,25 @@ func (b *Bind) find(id key.NodeID) *Endpoint {
 // Deliver takes a packet that arrived from src by relay. It copies pkt and never
 // blocks.
 func (b *Bind) Deliver(src key.NodeID, pkt []byte) {
+	class := Classify(pkt)
+	if class == Handshake && b.isForged(pkt) {
+		return
+	}
 	e := b.find(src)
 	if e == nil {
 		b.stray(src, pkt)
 		return
 	}
-	class := Classify(pkt)
 	var sum uint64
 	if class == Handshake {
 		var ok bool
-		if sum, ok = b.once.first(pkt); !ok {
-			b.repeated.Add(1)
+		if sum, ok = b.first(e.peer, pkt, byRelay); !ok {
 			return
 		}
 	}
 	if !b.queue.put(e, pkt) {
 		if class == Handshake {
-			b.once.undo(sum) // it may come again
+			e.peer.once.undo(sum) // it may come again
 		}
 		return
 	}
@@ -407,6 +419,7 @@ func (b *Bind) Stats() Stats {
 	s.Refused = b.refused.Load()
 	s.Control = b.udp.controls.Load()
 	s.Repeated = b.repeated.Load()
+	s.Forged = b.forged.Load()
 	s.Strangers = b.udp.strangers.Load()
 	s.Unasked = b.udp.unasked.Load()
 	s.Foreign = b.udp.foreign.Load()

@@ -44,6 +44,7 @@ func newWGNode(t testing.TB, n byte, relay Sender) *wgNode {
 		id: node(n), key: key.NewWG(), addr: netip.AddrFrom4([4]byte{100, 64, 0, n}),
 		bind: newBind(t, Config{Sender: relay, UDP: true}), tun: tuntest.NewChannelTUN(),
 	}
+	w.bind.SetKey(w.key.Public())
 	w.dev = device.NewDevice(w.tun.TUN(), w.bind, device.NewLogger(device.LogLevelSilent, ""))
 	w.dev.DisableSomeRoamingForBrokenMobileSemantics()
 	t.Cleanup(w.dev.Close)

@@ -20,6 +20,8 @@ type peer struct {
 	route atomic.Pointer[route] // never nil; replaced with Bind.mu held
 	awake atomic.Bool           // Woken was called, or the Choice is not zero
 
+	once once // its handshakes
+
 	directSent, directReceived, relaySent, relayReceived count
 }
 

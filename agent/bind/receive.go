@@ -65,6 +65,10 @@ func (r *udpReceiver) receive(packets [][]byte, sizes []int, eps []conn.Endpoint
 				eps[i] = h.stranger
 				continue
 			}
+			if class == Handshake && r.bind.isForged(pkt) {
+				sizes[i] = 0
+				continue
+			}
 			if run.remote != h.remote || run.endpoint != h.endpoint {
 				run.end()
 				run.remote, run.endpoint, run.packets, run.bytes = h.remote, h.endpoint, 0, 0
@@ -76,9 +80,8 @@ func (r *udpReceiver) receive(packets [][]byte, sizes []int, eps []conn.Endpoint
 				continue
 			}
 			if class == Handshake {
-				if _, ok := r.bind.once.first(pkt); !ok {
+				if _, ok := r.bind.first(h.endpoint.peer, pkt, byDirect); !ok {
 					sizes[i] = 0
-					r.bind.repeated.Add(1)
 					continue
 				}
 			}

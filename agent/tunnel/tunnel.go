@@ -92,7 +92,8 @@ type Config struct {
 
 	// Bind carries WireGuard's packets. If it has a method Forget(key.NodeID),
 	// that is called for every node that SetPeers removed, and for every peer that
-	// was idle.
+	// was idle. If it has SetKey(key.WGPublic), that is called once, with the public
+	// half of Key.
 	Bind conn.Bind
 
 	// Idle is how long a peer may have no packet before WireGuard is made to
@@ -154,6 +155,9 @@ func New(cfg Config) (*Tunnel, error) {
 	t.bind = &metered{Bind: cfg.Bind, in: t.tap.inGate, out: t.tap.outGate}
 	if f, ok := cfg.Bind.(interface{ Forget(key.NodeID) }); ok {
 		t.forget = f.Forget
+	}
+	if b, ok := cfg.Bind.(interface{ SetKey(key.WGPublic) }); ok {
+		b.SetKey(t.public)
 	}
 	t.peers.init()
 	t.tap.start(ctx, &t.running)
