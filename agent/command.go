@@ -20,6 +20,7 @@ import (
 	"github.com/writmesh/writ/agent/localapi"
 	"github.com/writmesh/writ/agent/node"
 	"github.com/writmesh/writ/agent/proxy"
+	"github.com/writmesh/writ/agent/systemd"
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/coordinator/papers"
 )
@@ -205,6 +206,11 @@ func (u *upCmd) Run(e *env) error {
 		return err
 	}
 	cfg.Log = slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
+	cfg.Ready = func() {
+		if err := systemd.Notify(systemd.Ready); err != nil {
+			cfg.Log.Error("the service manager is not told that the agent is ready", "err", err)
+		}
+	}
 	return node.Run(e.ctx, cfg)
 }
 

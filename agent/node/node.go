@@ -54,6 +54,7 @@ type Config struct {
 	NoDirect   bool   // packets go by relay only
 	Loopback   bool   // loopback addresses are endpoints: for nodes that share a machine
 	Version    string
+	Ready      func() // called once, when what was known before is in force; nil: nobody waits
 	Log        *slog.Logger
 }
 
@@ -67,7 +68,9 @@ type Agent struct {
 	stop     context.CancelFunc
 	handed   handed // connections that forwards handed to local servers
 
-	enforced trust.Position // as last logged; owned by adopt, whose calls come one at a time
+	// owned by adopt, whose calls come one at a time
+	enforced trust.Position // as last logged
+	ready    bool           // cfg.Ready was called
 
 	mu        sync.Mutex // guards the fields below
 	plane     *plane
@@ -141,7 +144,8 @@ func Run(ctx context.Context, cfg Config) error {
 	return err
 }
 
-// adopt puts a netmap in force and returns when it is.
+// adopt puts a netmap in force and returns when it is. The first is that of the
+// state on disk, if only to say that there is none.
 func (a *Agent) adopt(n *netmap.Netmap) {
 	a.mu.Lock()
 	p := a.plane
@@ -170,6 +174,10 @@ func (a *Agent) adopt(n *netmap.Netmap) {
 		a.enforced = n.Position
 		a.log.Info("revision enforced", "commit", n.Commit.Short(), "revision", n.Position, "peers", len(n.Peers))
 	}
+	if !a.ready && a.cfg.Ready != nil {
+		a.cfg.Ready()
+	}
+	a.ready = true
 }
 
 // fail ends the agent: a part without which it would not be what it says.
