@@ -1,6 +1,10 @@
 package path
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/writmesh/writ/agent/disco"
+)
 
 // unmapped is a with an IPv4 address as such, not mapped into IPv6.
 func unmapped(a netip.AddrPort) netip.AddrPort {
@@ -16,7 +20,10 @@ var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 // forbidden says why nothing is ever sent to a, which is unmapped; it is empty
 // for an address that may be tried. Packets to the mesh's own prefixes would go
 // into the tunnel that they are meant to carry; a link-local IPv6 address means
-// nothing without the interface that its owner had in mind.
+// nothing without the interface that its owner had in mind. Of this node's own
+// endpoints only those of its interfaces are certain: a STUN server that lies may
+// say that this node is at a peer's address. A ping to this node's reflexive
+// endpoint is lost, or does not open.
 func (e *Engine) forbidden(a netip.AddrPort) string {
 	ip := a.Addr()
 	switch {
@@ -41,7 +48,7 @@ func (e *Engine) forbidden(a netip.AddrPort) string {
 		}
 	}
 	for _, own := range e.self.Endpoints {
-		if own.Addr == a {
+		if own.Kind == disco.Interface && own.Addr == a {
 			return "this node's own"
 		}
 	}
