@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,12 @@ const (
 	// millisecond; with more to do than processors, after their time slices. What
 	// does not was dropped inside, or waits for a session.
 	stalled = 10 * time.Millisecond
+
+	// maxStalls is how many stalls in stallsFor an untrusted gate waits for: 40 ms
+	// in a second, a twenty-fifth of the time. On a machine that is merely busy,
+	// stalls are rarer.
+	maxStalls = 4
+	stallsFor = time.Second
 )
 
 // A gate bounds how many packets are inside WireGuard in one direction. It
@@ -35,16 +42,28 @@ const (
 // waits there for a handshake, and must not hold up the other peers. A moving
 // lane that stalls holds them up once, for that long. What comes out is taken
 // off to zero and never below, so that an account that is wrong corrects itself.
+//
+// Of what comes from outside, anybody may have made a packet in a peer's name:
+// WireGuard drops it, and the lane stalls. One true packet makes the lane move
+// again, so that a few forged ones after each would keep everybody waiting. An
+// untrusted gate therefore waits for a few stalls in a second, whosever; beyond
+// these it writes off whoever is the longest without progress, at once.
 type gate struct {
-	limit   int
-	stalled time.Duration
-	now     func() time.Time
+	limit     int
+	stalled   time.Duration
+	untrusted bool
+	now       func() time.Time
 
 	mu     sync.Mutex
 	total  int           // guarded by mu: the sum of busy lanes
 	busy   []*lane       // guarded by mu: lanes with packets inside
 	room   chan struct{} // guarded by mu: closed when there is room; nil when nobody waits
 	closed bool          // guarded by mu
+
+	// guarded by mu: when the last stalls ended that were waited for, of which the
+	// one at oldest is the oldest
+	stalls [maxStalls]time.Time
+	oldest int
 
 	waits, expired atomic.Uint64
 }
@@ -59,9 +78,19 @@ type lane struct {
 	n        int
 	progress time.Time // of the last packet that came out, or of the first that went in
 	tags     []uint64  // of the packets inside, oldest first, where they have tags
+	came     uint64    // the tag that came out last; none of tags is late
 }
 
-func newGate() *gate { return &gate{limit: maxInFlight, stalled: stalled, now: time.Now} }
+// late reports whether a packet with that tag is not worth counting: one that was
+// sent after it, with the same keys, came out already. It is a copy that took the
+// other path, which WireGuard drops as a replay, or overtaken, which is rare.
+// While a peer sends by both paths every second packet is one. Were they counted,
+// they would fill the gate, with nothing behind them to take them off.
+func (l *lane) late(tag uint64) bool { return tag>>32 == l.came>>32 && tag <= l.came }
+
+func newGate(untrusted bool) *gate {
+	return &gate{limit: maxInFlight, stalled: stalled, untrusted: untrusted, now: time.Now}
+}
 
 // wait returns when there is room, or when the gate is closed.
 func (g *gate) wait() {
@@ -92,7 +121,7 @@ func (g *gate) wait() {
 // another may.
 func (g *gate) expire() time.Duration {
 	now := g.now()
-	rest := g.stalled
+	rest, wrote := g.stalled, false
 	for i := 0; i < len(g.busy); {
 		l := g.busy[i]
 		if left := g.stalled - now.Sub(l.progress); left > 0 {
@@ -100,11 +129,41 @@ func (g *gate) expire() time.Duration {
 			i++
 			continue
 		}
-		g.expired.Add(uint64(l.n))
-		l.moving.Store(false)
-		g.empty(l, i)
+		g.writeOff(l, i)
+		wrote = true
 	}
+	if wrote {
+		g.stalls[g.oldest] = now
+		g.oldest = (g.oldest + 1) % maxStalls
+	} else if g.untrusted && now.Sub(g.stalls[g.oldest]) < stallsFor {
+		for g.total >= g.limit && len(g.busy) > 0 {
+			stalest := 0
+			for i, l := range g.busy {
+				if l.progress.Before(g.busy[stalest].progress) {
+					stalest = i
+				}
+			}
+			g.writeOff(g.busy[stalest], stalest)
+		}
+	}
+	g.signal()
 	return rest
+}
+
+// writeOff takes lane i off the account: what is inside of it will not come out.
+func (g *gate) writeOff(l *lane, i int) {
+	g.expired.Add(uint64(l.n))
+	l.moving.Store(false)
+	g.empty(l, i)
+}
+
+// signal wakes who waits. Waking for every packet would hand the processor to and
+// fro; half the limit is a batch.
+func (g *gate) signal() {
+	if g.room != nil && g.total <= g.limit/2 {
+		close(g.room)
+		g.room = nil
+	}
 }
 
 // empty takes lane i off the account.
@@ -136,12 +195,21 @@ func (g *gate) enter(l *lane, n int, tags ...uint64) {
 	if !l.moving.Load() {
 		return
 	}
+	for _, t := range tags {
+		if l.late(t) {
+			n--
+		} else {
+			l.tags = append(l.tags, t)
+		}
+	}
+	if n == 0 {
+		return
+	}
 	if l.n == 0 {
 		l.progress = g.now()
 		g.busy = append(g.busy, l)
 	}
 	l.n += n
-	l.tags = append(l.tags, tags...)
 	g.total += n
 }
 
@@ -153,20 +221,25 @@ func (g *gate) leave(l *lane, n int) {
 	g.take(l, min(n, l.n))
 }
 
-// leaveUpTo counts out the packet with that tag, and all that went in before it:
-// those came out already, or never will, because a peer's packets keep their
-// order. A tag that is not inside says only that l moves.
+// leaveUpTo counts out the packet with that tag, all that went in before it, which
+// came out already or never will because a peer's packets keep their order, and
+// all that are late. A tag that is not inside says only that l moves.
 func (g *gate) leaveUpTo(l *lane, tag uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l.move()
-	for i, t := range l.tags {
-		if t == tag {
-			l.tags = l.tags[:copy(l.tags, l.tags[i+1:])]
-			g.take(l, i+1)
-			return
+	if !l.late(tag) {
+		l.came = tag
+	}
+	inside := l.tags[:0]
+	for _, t := range l.tags[slices.Index(l.tags, tag)+1:] {
+		if !l.late(t) {
+			inside = append(inside, t)
 		}
 	}
+	out := len(l.tags) - len(inside)
+	l.tags = inside
+	g.take(l, out)
 }
 
 func (l *lane) move() {
@@ -187,12 +260,7 @@ func (g *gate) take(l *lane, n int) {
 		g.total -= n
 		l.progress = g.now()
 	}
-	// Waking for every packet would hand the processor to and fro; half the
-	// limit is a batch.
-	if g.room != nil && g.total <= g.limit/2 {
-		close(g.room)
-		g.room = nil
-	}
+	g.signal()
 }
 
 // drop forgets l, whose peer is gone.
@@ -201,13 +269,11 @@ func (g *gate) drop(l *lane) {
 	defer g.mu.Unlock()
 	l.moving.Store(false)
 	l.moved.Store(false)
+	l.came = 0
 	if i := g.find(l); i >= 0 {
 		g.empty(l, i)
 	}
-	if g.room != nil && g.total <= g.limit/2 {
-		close(g.room)
-		g.room = nil
-	}
+	g.signal()
 }
 
 // close ends every wait, for good.

@@ -27,7 +27,7 @@ func waited(g *gate) time.Duration {
 // A peer without a session holds up nobody, however much is sent to it.
 func TestStandingLaneCountsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate()
+		g := newGate(false)
 		dead, alive := new(lane), moving(g)
 		for range 1000 {
 			g.enter(dead, 128)
@@ -46,7 +46,7 @@ func TestStandingLaneCountsNothing(t *testing.T) {
 // A peer whose session dies holds up the others once, for the time of a stall.
 func TestStalledLaneHoldsUpOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate()
+		g := newGate(false)
 		dying, alive := moving(g), moving(g)
 		var total time.Duration
 		for range 100 {
@@ -74,7 +74,7 @@ func TestStalledLaneHoldsUpOnce(t *testing.T) {
 // A slow peer is not a stalled one: as long as something comes out, wait waits.
 func TestGateWaitsForRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate()
+		g := newGate(false)
 		l := moving(g)
 		const over = 50
 		g.enter(l, maxInFlight+over)
@@ -105,7 +105,7 @@ func TestGateWaitsForRoom(t *testing.T) {
 
 func TestGateClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate()
+		g := newGate(false)
 		g.stalled = time.Hour
 		g.enter(moving(g), maxInFlight)
 		var running sync.WaitGroup
@@ -124,19 +124,95 @@ func TestGateClosed(t *testing.T) {
 }
 
 // Packets that never come out (replays: a peer sends over two paths at once) are
-// taken off with the next one behind them.
+// taken off with the next one behind them, or when what they are copies of comes
+// out.
 func TestLeaveUpTo(t *testing.T) {
-	g := newGate()
+	const k, j = 0x12345678 << 32, 0x9abcdef0 << 32 // of two sessions
+	g := newGate(false)
 	l, other := moving(g), moving(g)
-	g.enter(l, 6, 1, 1, 2, 2, 3, 3)
+	g.enter(l, 8, k+1, k+2, k+1, k+3, k+2, k+9, k+4, j+0)
 	g.enter(other, 2, 1, 2)
 	for _, c := range []struct {
 		tag    uint64
 		inside int
-	}{{1, 5}, {2, 3}, {9, 3}, {3, 1}, {3, 0}, {3, 0}} {
+	}{
+		{k + 1, 6}, // and its copy
+		{k + 3, 3}, // 2, which never came, and its copy; 9, 4 and the other session stay
+		{j + 7, 2}, // unknown, and later than the other session's
+		{k + 9, 0}, // 4 was overtaken, though it went in later: it is late
+		{k + 4, 0}, // and comes out uncounted
+	} {
 		if g.leaveUpTo(l, c.tag); l.n != c.inside || len(l.tags) != c.inside || g.total != c.inside+2 {
-			t.Errorf("after %d: %d inside, %d tags, %d in all; want %d, and %d in all", c.tag, l.n, len(l.tags), g.total, c.inside, c.inside+2)
+			t.Errorf("after %x: %d inside, %d tags, %d in all; want %d, and %d in all", c.tag, l.n, len(l.tags), g.total, c.inside, c.inside+2)
 		}
+	}
+	// What is late when it goes in is not counted at all.
+	g.enter(l, 3, k+9, k+5, k+10)
+	if l.n != 1 || len(l.tags) != 1 || g.total != 3 {
+		t.Errorf("two late packets and a fresh one: %d inside, %d tags, %d in all; want 1, 1, 3", l.n, len(l.tags), g.total)
+	}
+}
+
+// While a peer sends everything twice, the copies do not fill the gate.
+func TestCopiesDoNotHoldUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(false)
+		l := moving(g)
+		for batch := range uint64(1000) {
+			var tags []uint64
+			for i := range uint64(64) {
+				tags = append(tags, 1<<32+batch*64+i)
+			}
+			g.enter(l, len(tags), tags...)
+			if batch%2 == 0 { // the copies go in before the first come out, or after
+				g.enter(l, len(tags), tags...)
+			}
+			g.leaveUpTo(l, tags[63])
+			if batch%2 == 1 {
+				g.enter(l, len(tags), tags...)
+			}
+			if took := waited(g); took != 0 {
+				t.Fatalf("batch %d: waited %v", batch, took)
+			}
+			if g.total != 0 || g.expired.Load() != 0 {
+				t.Fatalf("batch %d: %d inside, %d written off; want none", batch, g.total, g.expired.Load())
+			}
+		}
+	})
+}
+
+// In each peer's name a true packet comes, and then as many forged ones as fit:
+// the others wait for a small part of the time, however many names are used, and
+// a peer whose packets come out is not taken for one of those.
+func TestForgedPacketsHoldUpLittle(t *testing.T) {
+	for _, names := range []int{1, 2, 50} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGate(true)
+			lanes, alive := make([]lane, names), new(lane)
+			tags := make([]uint64, maxInFlight)
+			var blocked time.Duration
+			const seconds = 10
+			for start, i := time.Now(), uint64(1); time.Since(start) < seconds*time.Second; i++ {
+				l := &lanes[i%uint64(names)]
+				g.leaveUpTo(l, i<<32)
+				for j := range tags {
+					tags[j] = i<<32 | uint64(j)
+				}
+				g.enter(l, len(tags), tags...)
+				time.Sleep(time.Microsecond)
+				g.leaveUpTo(alive, 1)
+				g.enter(alive, 2, 1, 2)
+				blocked += waited(g)
+				g.leaveUpTo(alive, 2)
+				if !alive.moving.Load() {
+					t.Fatalf("%d names: the peer whose packets come out was written off", names)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			if limit := (seconds + 1) * maxStalls * stalled; blocked > limit || blocked == 0 {
+				t.Errorf("%d names: waited %v in %d s, want some and at most %v", names, blocked, seconds, limit)
+			}
+		})
 	}
 }
 
@@ -144,7 +220,7 @@ func TestLeaveUpTo(t *testing.T) {
 func TestGateAgainstModel(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 1))
-	g := newGate()
+	g := newGate(false)
 	now := time.Unix(0, 0)
 	g.now = func() time.Time { return now }
 	g.limit = 0 // so that expire always looks
