@@ -7,14 +7,24 @@ import (
 
 const (
 	// pingRate and pingBurst bound the pings of the whole node. 100 a second are
-	// about 10 kB/s; the burst lets a node that starts with a dozen peers in use
-	// ping all of their addresses at once.
+	// 11 kB/s while nobody answers, and 134 kB/s if all were long ones, which go
+	// only where somebody answers. The burst lets a node that starts with a dozen
+	// peers in use ping all of their addresses at once, in 22 kB.
 	pingRate, pingBurst = 100, 200
 
 	// peerRate and peerBurst bound the pings that one peer can cause by what it
-	// says: what a lying peer can aim at somebody else's address. The burst is
-	// two pings for each candidate of a full list.
-	peerRate, peerBurst = 30, 96
+	// says, to addresses that answered: half a dozen of them, all in doubt at once,
+	// are asked as quickly as the schedule says.
+	peerRate, peerBurst = 15, 96
+
+	// blindRate and blindBurst bound the same to addresses that never answered:
+	// what a lying peer can aim at somebody else. The burst is two pings for each
+	// candidate of a full list.
+	blindRate, blindBurst = 5, 96
+
+	// oneRate and oneBurst bound the pings to one address that never answered: the
+	// five of the schedule's first 2 s and a few because something else happened.
+	oneRate, oneBurst = 1, 8
 
 	// freshRate and freshBurst bound the new addresses of one peer that become
 	// candidates because a message came from there. Two NATs with
@@ -73,12 +83,31 @@ const (
 	urgencies
 )
 
-// A line is where pings wait for the node's budget: first come, first served
-// within an urgency. A candidate waits at most once, so a line is never longer
-// than there are candidates.
+// patience is how many pings of a more urgent kind, but for inUse, go before one
+// repetition that waits: whoever makes first pings without end does not stop those
+// of others.
+const patience = 3
+
+// A line is where pings wait for the node's budget. Within an urgency the peers
+// take turns, so that none waits for what another causes; the candidates of one
+// peer go first come, first served. A candidate waits at most once, so a line is
+// never longer than there are candidates.
 type line struct {
 	budget bucket
-	queues [urgencies]list.List
+	queues [urgencies]queue
+	firsts int // first pings since the last repetition
+}
+
+// A queue is the peers whose candidates wait, in the order of their turns.
+type queue struct {
+	turns list.List // of *peer, whose queued of this urgency is not empty
+	n     int       // candidates that wait
+}
+
+// A place is where one peer's candidates wait with one urgency.
+type place struct {
+	list.List               // of *candidate
+	turn      *list.Element // in the queue; nil: the list is empty
 }
 
 // join has c wait; a more urgent ping of the same candidate overtakes.
@@ -89,39 +118,67 @@ func (l *line) join(c *candidate, u urgency) {
 		}
 		l.leave(c)
 	}
+	at := &c.peer.places[u]
 	c.urgency = u
-	c.waiting = l.queues[u].PushBack(c)
+	c.waiting = at.PushBack(c)
+	if at.turn == nil {
+		at.turn = l.queues[u].turns.PushBack(c.peer)
+	}
+	l.queues[u].n++
 }
 
 // leave takes c out of the line.
 func (l *line) leave(c *candidate) {
-	if c.waiting != nil {
-		l.queues[c.urgency].Remove(c.waiting)
-		c.waiting = nil
+	if c.waiting == nil {
+		return
 	}
+	at, q := &c.peer.places[c.urgency], &l.queues[c.urgency]
+	at.Remove(c.waiting)
+	c.waiting = nil
+	if at.Len() == 0 {
+		q.turns.Remove(at.turn)
+		at.turn = nil
+	}
+	q.n--
 }
 
 // next takes the candidate that may be pinged now; nil when there is none.
 func (l *line) next(now time.Time) *candidate {
-	for u := range l.queues {
-		if e := l.queues[u].Front(); e != nil {
-			if !l.budget.take(now, pingRate, pingBurst) {
-				return nil
-			}
-			c := e.Value.(*candidate)
-			l.leave(c)
-			return c
+	u, ok := l.turn()
+	if !ok || !l.budget.take(now, pingRate, pingBurst) {
+		return nil
+	}
+	switch u {
+	case first:
+		l.firsts++
+	case repeat:
+		l.firsts = 0
+	}
+	turns := &l.queues[u].turns
+	p := turns.Front().Value.(*peer)
+	c := p.places[u].Front().Value.(*candidate)
+	turns.MoveToBack(turns.Front())
+	l.leave(c)
+	return c
+}
+
+// turn is the urgency of what goes next; false for an empty line.
+func (l *line) turn() (urgency, bool) {
+	if l.queues[inUse].n == 0 && l.queues[repeat].n > 0 && l.firsts >= patience {
+		return repeat, true
+	}
+	for u := range urgencies {
+		if l.queues[u].n > 0 {
+			return u, true
 		}
 	}
-	return nil
+	return 0, false
 }
 
 // ready is when next has something; zero for an empty line.
 func (l *line) ready() time.Time {
-	for u := range l.queues {
-		if l.queues[u].Len() > 0 {
-			return l.budget.ready(pingRate)
-		}
+	if _, ok := l.turn(); !ok {
+		return time.Time{}
 	}
-	return time.Time{}
+	return l.budget.ready(pingRate)
 }

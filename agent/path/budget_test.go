@@ -93,7 +93,7 @@ func TestLyingPeerHasABudget(t *testing.T) {
 		}
 	}
 	s := now.Sub(begin).Seconds()
-	if lim := peerBurst + peerRate*s; float64(pings) > lim || pings < 100 {
+	if lim := blindBurst + blindRate*s; float64(pings) > lim || pings < 100 {
 		t.Errorf("%d pings in %v s, want some and at most %v", pings, s, lim)
 	}
 	if lim := pongBurst + pongRate*s; float64(pongs) > lim || pongs < 100 {
@@ -109,8 +109,9 @@ func TestUrgentPingsOvertake(t *testing.T) {
 	var l line
 	l.budget = fullBucket(pingBurst, time.Unix(1, 0))
 	c := make([]*candidate, 6)
+	p := new(peer)
 	for i := range c {
-		c[i] = &candidate{addr: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(i))}
+		c[i] = &candidate{peer: p, addr: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(i))}
 	}
 	l.join(c[0], repeat)
 	l.join(c[1], repeat)
@@ -131,6 +132,112 @@ func TestUrgentPingsOvertake(t *testing.T) {
 	}
 	if !l.ready().IsZero() {
 		t.Error("an empty line has a time")
+	}
+}
+
+// Peers take turns: one with much to ping does not keep another waiting. Nor do
+// first pings without end keep repetitions waiting.
+func TestPeersTakeTurns(t *testing.T) {
+	now := time.Unix(1, 0)
+	l := line{budget: fullBucket(pingBurst, now)}
+	greedy, modest := new(peer), new(peer)
+	wait := func(p *peer, port uint16, u urgency) {
+		l.join(&candidate{peer: p, addr: netip.AddrPortFrom(netip.IPv4Unspecified(), port)}, u)
+	}
+	for i := range uint16(6) {
+		wait(greedy, 100+i, first)
+		wait(greedy, 200+i, repeat)
+	}
+	wait(modest, 1, first)
+	wait(modest, 2, first)
+	wait(modest, 3, repeat)
+	var got []uint16
+	for x := l.next(now); x != nil; x = l.next(now) {
+		got = append(got, x.addr.Port())
+		if len(got) == 4 {
+			wait(greedy, 0, inUse)
+		}
+	}
+	if want := "[100 1 101 200 0 2 102 103 3 104 105 201 202 203 204 205]"; fmt.Sprint(got) != want {
+		t.Errorf("order %v, want %v", got, want)
+	}
+	if at := l.ready(); !at.IsZero() {
+		t.Errorf("an empty line has the time %v", at)
+	}
+}
+
+// Peers that lie together, and have pings sent without end, do not keep an honest
+// one waiting.
+func TestLiarsDoNotStarveAnother(t *testing.T) {
+	w, a, b := pair(t, 1)
+	const liars = 40
+	for i := range liars {
+		a.absent = append(a.absent, numbered(i))
+	}
+	a.peers()
+	lie := func(round int) {
+		for i, id := range a.absent {
+			m := &disco.Endpoints{}
+			for j := range disco.MaxEndpoints {
+				m.List = append(m.List, disco.Endpoint{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i), byte(j)}), uint16(1+round)), Kind: disco.Reflexive})
+			}
+			a.engine.Wake(w.now, id)
+			a.engine.Receive(w.now, id, netip.AddrPort{}, m)
+			a.drain()
+		}
+	}
+	var rounds func()
+	n := 0
+	rounds = func() {
+		lie(n)
+		n++
+		w.after(100*time.Millisecond, rounds)
+	}
+	rounds()
+	w.run(10*time.Second, nil)
+	a.stream(b, 10*time.Millisecond)
+	b.stream(a, 10*time.Millisecond)
+	if !w.run(time.Second, bothDirect(a, b)) {
+		t.Fatalf("not direct after 1 s: %q", a.verdict(b).Why)
+	}
+	w.run(time.Second, nil)
+	w.blocked = true
+	if !w.run(5*time.Second, func() bool { return a.verdict(b).State == Relayed && b.verdict(a).State == Relayed }) {
+		t.Fatalf("%v and %v 5 s after the block, want relay", a.verdict(b).State, b.verdict(a).State)
+	}
+	w.run(10*time.Second, nil)
+	w.blocked = false
+	if !w.run(5*time.Second, bothDirect(a, b)) {
+		t.Errorf("not direct 5 s after the block: %q", a.verdict(b).Why)
+	}
+}
+
+// An address that never answers is not pinged more than its schedule's, whatever
+// a peer says.
+func TestOneAddressHasABudget(t *testing.T) {
+	liar, victim := key.NodeID{1}, netip.MustParseAddrPort("198.51.100.1:53")
+	e := New(Config{})
+	now := time.Unix(1_700_000_000, 0)
+	e.SetPeers(now, []Peer{{ID: liar}})
+	pinged, size := 0, 0
+	for i := range 200 * 10 {
+		other := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 101, 1}), uint16(1+i))
+		e.Receive(now, liar, netip.AddrPort{}, &disco.Endpoints{List: []disco.Endpoint{{Addr: victim, Kind: disco.Reflexive}, {Addr: other, Kind: disco.Reflexive}}})
+		e.Here(now, liar)
+		now = now.Add(10 * time.Millisecond)
+		e.Advance(now)
+		for _, a := range e.Take() {
+			if s, ok := a.(Send); ok && s.To == victim {
+				pinged++
+				size = max(size, shortSize+s.Msg.(*disco.Ping).Padding)
+			}
+		}
+	}
+	if pinged < 5 || pinged > 8+20 {
+		t.Errorf("%d pings in 20 s, want some and at most 28", pinged)
+	}
+	if size != shortSize {
+		t.Errorf("pings of %d bytes to an address that never answered, want %d", size, shortSize)
 	}
 }
 

@@ -43,13 +43,17 @@ type candidate struct {
 	tries     int // since something happened, or since the last pong
 	reactions int // pings answered by pings, since something happened
 	lastPing  time.Time
-	asked     bool // the next pong is for Probe
+	long      bool   // the next ping is as long as data: the address answers
+	blind     bucket // while it never answered
+	asked     bool   // the next pong is for Probe
 	probes    []probe
 
 	// Answers.
-	lastPong   time.Time
-	misses     int // since the last pong
-	unanswered int // pings since the last pong
+	lastPong   time.Time // to a long ping
+	shortPong  time.Time // to a short one
+	narrow     bool      // short pings are answered, and long ones are not
+	misses     int       // since the last pong
+	unanswered int       // pings since the last pong
 	refusal    string
 	foreign    bool          // it answered, but packets from there are another peer's
 	rtt        time.Duration // smoothed; zero: never answered
@@ -73,6 +77,9 @@ func (c *candidate) proved() bool {
 	return c.mine && c.theirs && !c.peer.e.now.Before(c.barredUntil)
 }
 
+// answered reports whether c ever answered: the peer is, or was, there.
+func (c *candidate) answered() bool { return !c.lastPong.IsZero() || !c.shortPong.IsZero() }
+
 // shadowed reports whether c is another name for a path that works. To the peer,
 // pings by both are pings on that one path: those of c, which is not proved, would
 // take back what those of the other have said.
@@ -84,6 +91,7 @@ func (c *candidate) rest() {
 	c.mine, c.theirs, c.asked = false, false, false
 	c.due, c.probes = time.Time{}, nil
 	c.misses, c.unanswered, c.better = 0, 0, 0
+	c.long, c.narrow = false, false
 	c.losses = losses{}
 }
 
@@ -99,7 +107,7 @@ func (p *peer) find(a netip.AddrPort) *candidate {
 
 // add makes a candidate.
 func (p *peer) add(a netip.AddrPort) *candidate {
-	c := &candidate{peer: p, addr: a}
+	c := &candidate{peer: p, addr: a, blind: fullBucket(oneBurst, p.e.now)}
 	p.candidates = append(p.candidates, c)
 	return c
 }

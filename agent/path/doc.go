@@ -34,10 +34,10 @@
 //     A pong counts only if it carries the id of a ping that is out, and comes
 //     from the address that was pinged. From elsewhere it makes that address a
 //     candidate and proves nothing.
-//  6. A candidate is proved both ways when a ping of this node was answered from
-//     there, and a message from there says Proved: the peer's own ping on that
-//     path was answered. Whoever becomes sure of the first half pings at once
-//     with Proved, so that the other need not wait. Then data goes directly.
+//  6. A candidate is proved both ways when a ping of this node, as long as data,
+//     was answered from there, and a message from there says Proved: the peer's own
+//     ping on that path was answered. Whoever becomes sure of the first half pings
+//     at once with Proved, so that the other need not wait. Then data goes directly.
 //  7. In use, a path is pinged every 3 s while there is traffic. If data was sent
 //     directly and none came for 300 ms it is pinged now. If the pong is missing
 //     after max(200 ms, RFC 6298's timeout), data goes both ways (Doubted), and by
@@ -73,16 +73,36 @@
 // nobody. So two nodes whose traffic ended fall silent, whatever pings are still
 // under way.
 //
+// # How long a ping is
+//
+// A path may lose the longest packets, tell nobody, and carry all that are shorter.
+// So what proves a path, and what checks the one in use, is as long as the longest
+// packet of data. Pongs are short: each side's own pings prove its own direction.
+//
+// The first pings of an address are short. A short one that is answered proves
+// nothing, and has a long one follow at once; after three long ones in vain the
+// next is short again. It costs a round trip before data goes directly, while the
+// relay carries it. For that, an address that never answers is sent a tenth of the
+// bytes, a node that looks for many peers at once does not fill its own line, and
+// a path that carries short packets only is known for what it is: narrow, when two
+// long pings in a row were in vain after a short one was answered. A narrow path is
+// pinged every 10 s at least while data goes by relay, and so found when it becomes
+// wider. One in use that becomes narrow loses a heartbeat, and the ping after it.
+//
 // # Never sent to
 //
 // Unspecified, multicast, limited broadcast and loopback addresses (loopback only
-// in tests), link-local IPv6, port 0, the mesh's own prefixes, this node's own
-// endpoints. Messages from there are dropped as well.
+// in tests), link-local IPv6, port 0, the mesh's own prefixes, the addresses of this
+// node's own interfaces. Messages from there are dropped as well. This node's
+// reflexive endpoints are not among them: a STUN server that lies would take a
+// path away by naming the peer's address.
 //
 // # Bounds
 //
 //	pings by UDP, of the node            100 a second, 200 at once
-//	of them because of one peer           30 a second, 96 at once, and its path in use
+//	of them because of one peer           15 a second, 96 at once, and its path in use
+//	  to addresses that never answered     5 a second, 96 at once, beside those
+//	of them to one such address            1 a second, 8 at once, and short
 //	pongs to one peer                     50 a second, 100 at once
 //	Endpoints to one peer                  1 a second, 12 at once
 //	new observed addresses of a peer       1 in 5 s, 16 at once
@@ -94,7 +114,8 @@
 //
 // When the node's pings are spent, those that check a path in use or complete a
 // proof go first, then the first on an address since something happened, then
-// repetitions.
+// repetitions; after three of the second kind a repetition goes, if one waits.
+// Within a kind the peers take turns.
 //
 // # What the owner owes
 //

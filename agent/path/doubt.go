@@ -45,11 +45,11 @@ func (p *peer) missed(pr probe) {
 	}
 }
 
-// elsewhere reports whether another candidate that may carry data has answered
-// since, so that the path in use has a replacement.
+// elsewhere reports whether another candidate that may carry data has answered or
+// asked since, so that the path in use has a replacement.
 func (p *peer) elsewhere(since time.Time) bool {
 	for _, c := range p.candidates {
-		if c != p.using && c.proved() && !c.lastPong.Before(since) {
+		if c != p.using && c.proved() && (!c.lastPong.Before(since) || !c.observed.Before(since)) {
 			return true
 		}
 	}

@@ -21,9 +21,16 @@ type Config struct {
 	// Traffic is what the bind counted for a peer. The engine asks when it needs
 	// to know, for awake peers only. Nil means that nothing is ever counted.
 	Traffic func(key.NodeID) Traffic
+	// DataSize is the UDP payload of the longest data packet: pings that prove a
+	// path are as long. 0 means DefaultDataSize; at most disco.MaxPacket.
+	DataSize int
 	// Loopback admits loopback addresses as candidates, for tests on one machine.
 	Loopback bool
 }
+
+// DefaultDataSize is what WireGuard makes of a full packet of an interface with
+// an MTU of 1280: 16 bytes in front of it, and 16 behind it.
+const DefaultDataSize = 16 + 1280 + 16
 
 // Self is this node as its peers may find it.
 type Self struct {
@@ -48,6 +55,7 @@ type Engine struct {
 	// set at construction
 	cfg  Config
 	rand *rand.Rand
+	pad  int // zeros in a long ping
 
 	now     time.Time // the latest time that an input carried
 	self    Self
@@ -73,6 +81,10 @@ func New(cfg Config) *Engine {
 		peers:   make(map[key.NodeID]*peer),
 		learned: make(map[netip.AddrPort]*candidate),
 	}
+	if e.cfg.DataSize == 0 {
+		e.cfg.DataSize = DefaultDataSize
+	}
+	e.pad = min(max(0, e.cfg.DataSize-shortSize), disco.MaxPadding)
 	if e.rand == nil {
 		var seed [32]byte
 		crand.Read(seed[:]) // never fails (crypto/rand)

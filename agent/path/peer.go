@@ -105,6 +105,7 @@ func (e *Engine) newPeer(id key.NodeID) *peer {
 	e.serial++
 	p := &peer{e: e, id: id, serial: e.serial, slot: -1, since: e.now}
 	p.pings = fullBucket(peerBurst, e.now)
+	p.blind = fullBucket(blindBurst, e.now)
 	p.fresh = fullBucket(freshBurst, e.now)
 	p.pongs = fullBucket(pongBurst, e.now)
 	p.news = fullBucket(announceBurst, e.now)

@@ -28,6 +28,10 @@ const (
 	lively    = 2 * time.Second
 	reviveFor = 5 * time.Minute
 
+	// narrowly is the longest wait between pings of a candidate that answers short
+	// pings only: a path seldom becomes wider, and relays serve it meanwhile.
+	narrowly = 10 * time.Second
+
 	// minGap is the least time between two pings of one address in answer to
 	// pings from there.
 	minGap = 50 * time.Millisecond
@@ -50,8 +54,15 @@ const (
 	maxProbes = 8
 
 	// givenUp is how many missing pongs in a row take the proof from a candidate
-	// that is not in use.
+	// that is not in use, and end its long pings.
 	givenUp = 3
+
+	// narrowMisses is how many long pings in a row, after a short one was answered,
+	// make a path narrow. One is a lost packet.
+	narrowMisses = 2
+
+	// shortSize is the UDP payload of a ping without padding.
+	shortSize = disco.MaxPacket - disco.MaxPadding
 )
 
 // backoff is how long the next ping of an address waits after each ping that
@@ -68,15 +79,18 @@ type probe struct {
 	asked   bool // by Probe
 	counts  bool // among the losses: the path was proved
 	missing bool // the pong is overdue
+	long    bool // padded to the length of data
 }
 
 // probing bounds what one peer can cause, and holds the pings by relay.
 type probing struct {
-	pings    bucket
+	pings    bucket // to addresses that answered
+	blind    bucket // to others
 	pongs    bucket
 	fresh    bucket  // of new addresses
 	relayed  []probe // by relay, oldest first
 	relayRTT time.Duration
+	places   [urgencies]place // owned by the line
 }
 
 // again has c pinged soon, and quickly repeated.
@@ -133,12 +147,18 @@ func (p *peer) pingAll() {
 // level is how urgent a ping of c is.
 func (c *candidate) level() urgency {
 	switch {
-	case c == c.peer.using || c.mine && !c.theirs && c.tries == 0:
+	case c == c.peer.using || c.tries == 0 && (c.mine && !c.theirs || c.promising()):
 		return inUse
 	case c.tries == 0:
 		return first
 	}
 	return repeat
+}
+
+// promising reports whether c has answered a short ping since it was pinged: a
+// long one is all that its proof wants.
+func (c *candidate) promising() bool {
+	return c.long && !c.mine && !c.shortPong.IsZero() && !c.shortPong.Before(c.lastPing)
 }
 
 // pingDue has the candidates that are due join the line.
@@ -158,13 +178,36 @@ func (p *peer) pingDue() {
 		if c.due.IsZero() || now.Before(c.due) {
 			continue
 		}
-		if c != p.using && !p.pings.take(now, peerRate, peerBurst) {
-			c.due = p.pings.ready(peerRate)
+		if at := c.afford(); !at.IsZero() {
+			c.due = at
 			continue
 		}
 		c.due = time.Time{}
 		p.e.line.join(c, c.level())
 	}
+}
+
+// afford takes a ping of c out of what the peer may cause; if there is none left
+// it says when there is.
+func (c *candidate) afford() time.Time {
+	p, now := c.peer, c.peer.e.now
+	switch {
+	case c == p.using:
+	case c.answered():
+		if !p.pings.take(now, peerRate, peerBurst) {
+			return p.pings.ready(peerRate)
+		}
+	default:
+		c.blind.fill(now, oneRate, oneBurst)
+		if c.blind.tokens < 1 {
+			return c.blind.ready(oneRate)
+		}
+		if !p.blind.take(now, blindRate, blindBurst) {
+			return p.blind.ready(blindRate)
+		}
+		c.blind.take(now, oneRate, oneBurst)
+	}
+	return time.Time{}
 }
 
 // ping sends a ping.
@@ -173,14 +216,18 @@ func (c *candidate) ping() {
 	if len(c.probes) >= maxProbes {
 		c.drop(0)
 	}
-	pr := probe{tx: e.newTx(), at: e.now, asked: c.asked, counts: c.counts()}
+	pr := probe{tx: e.newTx(), at: e.now, asked: c.asked, counts: c.counts(), long: c.long}
 	c.probes = append(c.probes, pr)
 	c.asked = false
 	c.lastPing = e.now
 	c.tries++
 	c.unanswered++
 	c.due = c.nextPing()
-	e.do(Send{Peer: c.peer.id, To: c.addr, Msg: &disco.Ping{Tx: pr.tx, Proved: c.mine}})
+	m := &disco.Ping{Tx: pr.tx, Proved: c.mine}
+	if pr.long {
+		m.Padding = e.pad
+	}
+	e.do(Send{Peer: c.peer.id, To: c.addr, Msg: m})
 }
 
 // counts reports whether a ping of c says something about losses: a path that is
@@ -206,6 +253,8 @@ func (c *candidate) nextPing() time.Time {
 		d = alternate
 	case p.using == nil && !c.lastPong.IsZero() && p.e.now.Sub(c.lastPong) < reviveFor:
 		d = min(d, lively)
+	case p.using == nil && c.narrow:
+		d = min(d, narrowly)
 	}
 	return p.e.now.Add(p.e.jitter(d))
 }
@@ -222,7 +271,7 @@ func (c *candidate) wait() time.Duration {
 
 // pending reports whether a ping of c is on its way, or about to be.
 func (c *candidate) pending() bool {
-	return c.waiting != nil || slices.ContainsFunc(c.probes, func(pr probe) bool { return !pr.missing })
+	return c.waiting != nil || slices.ContainsFunc(c.probes, func(pr probe) bool { return !pr.missing && pr.long })
 }
 
 // next is when c has something to do.
@@ -263,10 +312,13 @@ func (p *peer) expire() {
 			c.misses++
 			c.better = 0
 			if c == p.using {
-				p.missed(*pr)
+				if pr.long {
+					p.missed(*pr)
+				}
 			} else if c.misses >= givenUp {
 				c.mine, c.theirs = false, false
 			}
+			c.judgeLength(pr.long)
 		}
 		for len(c.probes) > 0 && !now.Before(c.probes[0].at.Add(probeLife)) {
 			c.drop(0)
@@ -274,6 +326,22 @@ func (p *peer) expire() {
 	}
 	for len(p.relayed) > 0 && !now.Before(p.relayed[0].at.Add(probeLife)) {
 		p.relayed = p.relayed[1:]
+	}
+}
+
+// judgeLength decides how long the next ping is when a pong is missing.
+func (c *candidate) judgeLength(long bool) {
+	if c.mine {
+		return
+	}
+	if long && c.misses >= narrowMisses && c.shortPong.After(c.lastPong) {
+		c.narrow = true
+	}
+	if c.misses >= givenUp {
+		c.long = false
+	}
+	if c.misses >= 2*givenUp {
+		c.narrow = false // it does not answer at all
 	}
 }
 
@@ -320,11 +388,19 @@ func (p *peer) ponged(from netip.AddrPort, m *disco.Pong) {
 	pr := c.probes[i]
 	rtt := max(p.e.now.Sub(pr.at), time.Microsecond)
 	c.probes = append(c.probes[:i], c.probes[i+1:]...)
+	c.observed = later(c.observed, p.e.now)
+	if pr.asked {
+		p.e.do(Ponged{Peer: p.id, From: from, RTT: rtt})
+	}
+	if !pr.long {
+		p.pongedShort(c)
+		return
+	}
 	c.sample(rtt)
 	if pr.counts {
 		c.losses.add(false)
 	}
-	c.observed = later(c.observed, p.e.now)
+	c.long, c.narrow = true, false
 	c.lastPong, c.misses, c.unanswered, c.refusal = p.e.now, 0, 0, ""
 	c.theirs = m.Proved
 	if c.foreign = !p.e.learn(c); !c.foreign && !c.mine {
@@ -335,12 +411,23 @@ func (p *peer) ponged(from netip.AddrPort, m *disco.Pong) {
 		c.tries = 0
 		c.due = c.nextPing()
 	}
-	if pr.asked {
-		p.e.do(Ponged{Peer: p.id, From: from, RTT: rtt})
-	}
 	p.heardPong(c)
 	p.proofChanged(c)
 	p.compare(c)
+}
+
+// pongedShort takes the pong to a short ping. It proves nothing, and has a long
+// ping go there at once: whether data passes is what matters.
+func (p *peer) pongedShort(c *candidate) {
+	c.shortPong, c.misses, c.unanswered, c.refusal = p.e.now, 0, 0, ""
+	if c.mine || c.long {
+		return // a long one was answered, or is on its way
+	}
+	c.long = true
+	if !c.narrow {
+		c.tries, c.reactions = 0, 0
+	}
+	c.due = p.e.now
 }
 
 // asked finds the ping that a pong answers.

@@ -30,6 +30,7 @@ type script struct {
 	listed  map[key.NodeID]bool
 	pinged  map[key.NodeID]map[disco.TxID]netip.AddrPort
 	recent  map[key.NodeID][]disco.TxID
+	long    map[key.NodeID]map[disco.TxID]bool
 	mine    map[key.NodeID]map[netip.AddrPort]bool
 	theirs  map[key.NodeID]map[netip.AddrPort]bool
 	learned map[netip.AddrPort]key.NodeID
@@ -113,6 +114,7 @@ func (s *script) peers() {
 	s.check()
 	for _, id := range s.ids {
 		if !s.listed[id] {
+			s.long[id] = map[disco.TxID]bool{}
 			s.pinged[id], s.mine[id], s.theirs[id], s.recent[id] = map[disco.TxID]netip.AddrPort{}, map[netip.AddrPort]bool{}, map[netip.AddrPort]bool{}, nil
 		}
 	}
@@ -122,7 +124,14 @@ func (s *script) peers() {
 func (s *script) answer(id key.NodeID) {
 	if n := len(s.recent[id]); n > 0 {
 		tx := s.recent[id][n-1-s.next(min(n, 8))]
-		s.receive(id, s.pinged[id][tx], &disco.Pong{Tx: tx, Proved: s.next(4) > 0})
+		at, before := s.pinged[id][tx], n
+		s.receive(id, at, &disco.Pong{Tx: tx, Proved: s.next(4) > 0})
+		s.check()
+		// A short ping is followed by a long one, which is mostly answered too.
+		if recent := s.recent[id]; len(recent) > before && s.next(4) > 0 {
+			tx = recent[len(recent)-1]
+			s.receive(id, s.pinged[id][tx], &disco.Pong{Tx: tx, Proved: s.next(4) > 0})
+		}
 	}
 }
 
@@ -137,7 +146,7 @@ func (s *script) receive(id key.NodeID, from netip.AddrPort, m disco.Message) {
 			}
 		case *disco.Pong:
 			if to, ok := s.pinged[id][m.Tx]; ok && to == at {
-				s.mine[id][at] = true
+				s.mine[id][at] = s.mine[id][at] || s.long[id][m.Tx]
 				if m.Proved {
 					s.theirs[id][at] = true
 				}
@@ -274,7 +283,7 @@ func (s *script) check() {
 	}
 	waiting, candidates := 0, 0
 	for u := range s.e.line.queues {
-		waiting += s.e.line.queues[u].Len()
+		waiting += s.e.line.queues[u].n
 	}
 	for _, p := range s.e.order {
 		candidates += len(p.candidates)
@@ -322,7 +331,10 @@ func (s *script) checkSend(now time.Time, a Send) {
 	if s.tokens < -0.01 {
 		s.t.Fatalf("%v after the beginning, more pings than 100 a second and 200 at once", now.Sub(s.begin))
 	}
-	s.pinged[a.Peer][ping.Tx] = a.To
+	s.pinged[a.Peer][ping.Tx], s.long[a.Peer][ping.Tx] = a.To, ping.Padding == 1228
+	if ping.Padding != 0 && ping.Padding != 1228 || ping.Proved && ping.Padding == 0 {
+		s.t.Fatalf("a ping with a padding of %d, proved %v; want none or 1228, and that if it is proved", ping.Padding, ping.Proved)
+	}
 	s.recent[a.Peer] = append(s.recent[a.Peer], ping.Tx)
 }
 
@@ -332,7 +344,7 @@ func play(t testing.TB, in []byte) []Action {
 		t: t, in: in,
 		now:   time.Unix(1_700_000_000, 0),
 		mesh:  meshes[0],
-		count: map[key.NodeID]*Traffic{}, pinged: map[key.NodeID]map[disco.TxID]netip.AddrPort{}, recent: map[key.NodeID][]disco.TxID{},
+		count: map[key.NodeID]*Traffic{}, pinged: map[key.NodeID]map[disco.TxID]netip.AddrPort{}, recent: map[key.NodeID][]disco.TxID{}, long: map[key.NodeID]map[disco.TxID]bool{},
 		mine: map[key.NodeID]map[netip.AddrPort]bool{}, theirs: map[key.NodeID]map[netip.AddrPort]bool{},
 		learned: map[netip.AddrPort]key.NodeID{}, choice: map[key.NodeID]Choice{}, tokens: 200,
 	}
@@ -341,6 +353,7 @@ func play(t testing.TB, in []byte) []Action {
 		id := key.NodeID{byte(i + 1)}
 		s.ids = append(s.ids, id)
 		s.count[id] = new(Traffic)
+		s.long[id] = map[disco.TxID]bool{}
 		s.pinged[id], s.mine[id], s.theirs[id] = map[disco.TxID]netip.AddrPort{}, map[netip.AddrPort]bool{}, map[netip.AddrPort]bool{}
 	}
 	s.e = New(Config{Rand: rand.New(rand.NewPCG(1, 2)), Traffic: func(id key.NodeID) Traffic { return *s.count[id] }})

@@ -119,6 +119,8 @@ func (c *candidate) result() string {
 		return "the socket refuses: " + c.refusal
 	case c.foreign:
 		return "answers, but is another peer's"
+	case c.narrow:
+		return p.e.tooLong(c.addr.Addr()) + " are lost on the way there, shorter ones pass"
 	case c.mine && c.theirs:
 		return "works both ways"
 	case c.mine:
@@ -133,6 +135,16 @@ func (c *candidate) result() string {
 	return "not pinged yet"
 }
 
+// tooLong names the packets that a narrow path loses, by their length with the
+// headers of IP and UDP: what the MTU of a link is about.
+func (e *Engine) tooLong(a netip.Addr) string {
+	headers := 20 + 8
+	if a.Is6() {
+		headers = 40 + 8
+	}
+	return fmt.Sprintf("packets of %d bytes", shortSize+e.pad+headers)
+}
+
 func pings(n int) string {
 	if n == 1 {
 		return "1 ping"
@@ -145,11 +157,13 @@ func pings(n int) string {
 func (p *peer) why() string {
 	e := p.e
 	own, theirs := e.self.Mapping, p.mapping
-	var barred, half, telling *candidate
+	var barred, narrow, half, telling *candidate
 	for _, c := range p.candidates {
 		switch {
 		case e.now.Before(c.barredUntil):
 			barred = c
+		case c.narrow:
+			narrow = c
 		case c.mine != c.theirs:
 			half = c
 		}
@@ -165,6 +179,8 @@ func (p *peer) why() string {
 	case barred != nil:
 		return fmt.Sprintf("pings pass to %v, WireGuard does not: by relay for %v more",
 			barred.addr, barred.barredUntil.Sub(e.now).Round(time.Second))
+	case narrow != nil:
+		return fmt.Sprintf("%s are lost on the way to %v, shorter ones pass", e.tooLong(narrow.addr.Addr()), narrow.addr)
 	case own == disco.MappingBlocked || e.known && own != disco.MappingUnknown && !e.self.UDP4 && !e.self.UDP6:
 		return "UDP is blocked here"
 	case theirs == disco.MappingBlocked:

@@ -37,6 +37,8 @@ type world struct {
 	blocked       bool          // no UDP between sites
 	dataBlocked   bool          // no data by UDP between sites, pings pass
 	relayDown     bool
+	width         int                       // the longest UDP payload between sites; 0: any
+	wide          *host                     // whose packets that does not hold for; nil: nobody
 	noLAN         bool                      // no packets within a LAN
 	block         func(from, to *host) bool // one direction; nil: none
 }
@@ -233,6 +235,7 @@ type host struct {
 	lastSent  time.Time
 	pongs     []Ponged
 	keepalive bool
+	small     bool // data packets are short: acknowledgements
 	echo      bool // data is answered by data, whose number is one less
 }
 
@@ -381,7 +384,7 @@ func (h *host) sendMessage(s Send) {
 		return
 	}
 	w.logf("%s: %T to %v %+v", h.name, s.Msg, s.To, proved(s.Msg))
-	w.udp(h, s.To, false, func(to *host, from netip.AddrPort) {
+	w.udp(h, s.To, false, messageSize(s.Msg), func(to *host, from netip.AddrPort) {
 		if to.id != s.Peer {
 			return // sealed for another
 		}
@@ -403,6 +406,14 @@ func (h *host) sendMessage(s Send) {
 	})
 }
 
+// messageSize is the length of a message as it is sent.
+func messageSize(m disco.Message) int {
+	if p, ok := m.(*disco.Ping); ok {
+		return disco.MinPacket + len(p.Tx) + 1 + p.Padding
+	}
+	return disco.MinPacket + len(disco.TxID{}) + 1 + 18 // a pong
+}
+
 func proved(m disco.Message) bool {
 	switch m := m.(type) {
 	case *disco.Ping:
@@ -414,7 +425,7 @@ func proved(m disco.Message) bool {
 }
 
 // udp carries a packet from a host to wherever it gets.
-func (w *world) udp(from *host, dst netip.AddrPort, data bool, deliver func(to *host, src netip.AddrPort)) {
+func (w *world) udp(from *host, dst netip.AddrPort, data bool, size int, deliver func(to *host, src netip.AddrPort)) {
 	if from.nat != nil && from.nat.kind.noUDP {
 		return
 	}
@@ -437,7 +448,7 @@ func (w *world) udp(from *host, dst netip.AddrPort, data bool, deliver func(to *
 	if from.nat != nil {
 		src = from.nat.out(src, dst)
 	}
-	if w.blocked || w.dataBlocked && data || w.rand.Float64() < w.loss {
+	if w.blocked || w.dataBlocked && data || w.width > 0 && size > w.width && from != w.wide || w.rand.Float64() < w.loss {
 		return
 	}
 	delay := w.delay
@@ -475,7 +486,11 @@ func (h *host) data(to *host, number uint64) {
 	h.lastSent = w.now
 	if c.Direct.IsValid() {
 		h.counters(to.id).DirectSent++
-		w.udp(h, c.Direct, true, func(at *host, src netip.AddrPort) {
+		size := DefaultDataSize
+		if h.small {
+			size = 100
+		}
+		w.udp(h, c.Direct, true, size, func(at *host, src netip.AddrPort) {
 			if at != to {
 				return
 			}
