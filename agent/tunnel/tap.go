@@ -60,7 +60,7 @@ type tap struct {
 func newTap(dev tun.Device, mtu int, in, out func([]byte) bool) *tap {
 	t := &tap{
 		Device: dev, mtu: mtu, in: in, out: out, inwards: make(chan []byte, injectLength),
-		inGate: newGate(), outGate: newGate(),
+		inGate: newGate(true), outGate: newGate(false),
 	}
 	t.routes.Store(new(routes))
 	t.calls.called = make(chan struct{}, 1)
