@@ -67,6 +67,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -131,6 +132,8 @@ type Tunnel struct {
 	running sync.WaitGroup // the tunnel's own goroutines
 
 	peers peerSet
+
+	forgedSource atomic.Uint64
 }
 
 // New starts a tunnel without peers.
@@ -161,7 +164,7 @@ func New(cfg Config) (*Tunnel, error) {
 	}
 	t.peers.init()
 	t.tap.start(ctx, &t.running)
-	t.dev = device.NewDevice(t.tap, t.bind, logger(cfg.Log))
+	t.dev = device.NewDevice(t.tap, t.bind, t.logger())
 	t.dev.DisableSomeRoamingForBrokenMobileSemantics()
 	if err := t.dev.IpcSet("private_key=" + cfg.Key.Hex() + "\n"); err != nil {
 		t.Close()
@@ -212,6 +215,10 @@ type Counters struct {
 	HeldLost   uint64 // dropped: they waited for a peer that was removed
 	NoSession  uint64 // dropped: too many were sent to a peer without a session
 	Expired    uint64 // that WireGuard dropped, as far as the gates noticed
+
+	// ForgedSource counts packets that WireGuard dropped because they came from a
+	// peer by its key, and from an address inside the mesh that is not the peer's.
+	ForgedSource uint64
 }
 
 // Counters returns the counts so far.
@@ -226,19 +233,7 @@ func (t *Tunnel) Counters() Counters {
 		HeldLost:   t.tap.heldLost.Load(),
 		NoSession:  t.tap.noSession.Load(),
 		Expired:    t.tap.inGate.expired.Load() + t.tap.outGate.expired.Load(),
-	}
-}
 
-// logger sends WireGuard's log to l at debug, without formatting what nobody
-// will see.
-func logger(l *slog.Logger) *device.Logger {
-	if l == nil {
-		return &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf}
+		ForgedSource: t.forgedSource.Load(),
 	}
-	logf := func(format string, args ...any) {
-		if l.Enabled(context.Background(), slog.LevelDebug) {
-			l.Debug("wireguard: " + fmt.Sprintf(format, args...))
-		}
-	}
-	return &device.Logger{Verbosef: logf, Errorf: logf}
 }

@@ -411,13 +411,13 @@ func await(t testing.TB, what string, ok func() bool) {
 
 func TestLogger(t *testing.T) {
 	var buf bytes.Buffer
-	quiet := logger(slog.New(slog.NewTextHandler(&buf, nil)))
+	quiet := (&Tunnel{log: slog.New(slog.NewTextHandler(&buf, nil))}).logger()
 	quiet.Verbosef("a %d", 1)
 	quiet.Errorf("b %d", 2)
 	if buf.Len() != 0 {
 		t.Errorf("at level info: %s", buf.String())
 	}
-	loud := logger(slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	loud := (&Tunnel{log: slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{Level: slog.LevelDebug}))}).logger()
 	loud.Verbosef("a %d", 1)
 	loud.Errorf("b %d", 2)
 	for _, want := range []string{"level=DEBUG", "wireguard: a 1", "wireguard: b 2"} {
@@ -425,7 +425,7 @@ func TestLogger(t *testing.T) {
 			t.Errorf("got %s, want %q in it", buf.String(), want)
 		}
 	}
-	logger(nil).Errorf("nowhere")
+	(&Tunnel{}).logger().Errorf("nowhere")
 }
 
 func (discard) Interrupt() {}
