@@ -29,7 +29,7 @@ import (
 type flags struct {
 	Version kong.VersionFlag `help:"Print the version."`
 
-	State  string `placeholder:"DIR" help:"The agent's state (default: $$STATE_DIRECTORY, else $$XDG_STATE_HOME/writ, else ~/.local/state/writ)."`
+	State  string `placeholder:"DIR" help:"The agent's state (default: $$STATE_DIRECTORY, else $$XDG_STATE_HOME/writ, else that of the service if it can be read and the command is not up, else ~/.local/state/writ)."`
 	Socket string `placeholder:"PATH" help:"The agent's local API (default DIR/agent.sock; if there is none, that of the service)."`
 
 	Up       upCmd       `cmd:"" help:"Run the agent until it is told to go down; as root, or with --userspace."`
@@ -79,7 +79,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (code
 	}
 	e := &env{ctx: ctx, stdout: stdout, stderr: stderr, state: f.State, socket: f.Socket}
 	if e.state == "" {
-		e.state = defaultState()
+		e.state = defaultState(parsed.Command() != "up", serviceState)
 	}
 	if e.socket == "" {
 		e.socket = filepath.Join(e.state, localapi.SocketName)
@@ -101,10 +101,6 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) (code
 	}
 }
 
-// serviceSocket is where the agent that the machine's service manager runs has
-// its local API (agent/systemd).
-const serviceSocket = "/run/writ/agent.sock"
-
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
@@ -120,21 +116,6 @@ func parse(p *kong.Kong, args []string) (c *kong.Context, err error) {
 		}
 	}()
 	return p.Parse(args)
-}
-
-// defaultState is where an agent keeps its state that is told nothing else.
-func defaultState() string {
-	if dir := os.Getenv("STATE_DIRECTORY"); dir != "" {
-		return dir
-	}
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "writ")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return filepath.Join(os.TempDir(), "writ")
-	}
-	return filepath.Join(home, ".local", "state", "writ")
 }
 
 type upCmd struct {
@@ -267,17 +248,6 @@ func hostLabel() (string, error) {
 	}
 	h, _, _ = strings.Cut(strings.ToLower(h), ".")
 	return h, nil
-}
-
-type idCmd struct{}
-
-func (idCmd) Run(e *env) error {
-	k, err := node.Identity(e.state)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(e.stdout, k.Public())
-	return nil
 }
 
 type statusCmd struct {

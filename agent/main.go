@@ -35,7 +35,9 @@
 // Flags of every command:
 //
 //	--state DIR        the agent's state (default $STATE_DIRECTORY, else
-//	                   $XDG_STATE_HOME/writ, else ~/.local/state/writ)
+//	                   $XDG_STATE_HOME/writ, else /var/lib/writ, where the
+//	                   service has it, if the command is not up and may read
+//	                   it, else ~/.local/state/writ)
 //	--socket PATH      the local API (default DIR/agent.sock; if there is none,
 //	                   /run/writ/agent.sock, where the service has it)
 //
