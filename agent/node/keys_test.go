@@ -40,7 +40,7 @@ func TestKeyFiles(t *testing.T) {
 // An agent whose key is damaged does not start: with another identity it would be
 // another node, with another WireGuard key one that no peer knows.
 func TestDamagedKeys(t *testing.T) {
-	for _, name := range []string{identityFile, wgFile} {
+	for _, name := range []string{IdentityFile, wgFile} {
 		dir := t.TempDir()
 		if _, err := Identity(dir); err != nil {
 			t.Fatal(err)
