@@ -9,11 +9,15 @@ import (
 	"github.com/writmesh/writ/agent/natlab"
 )
 
+// few reports whether some pairs have to do: the race detector looks at goroutines,
+// which are the same for each, and takes ten times as long.
+func few() bool { return testing.Short() || raceEnabled }
+
 // Every ordered pair of kinds ends as natlab's rule says, which knows of no
 // engine: direct or by relay, while data flows.
 func TestEveryPairOfKinds(t *testing.T) {
 	kinds := append(natlab.Kinds[:len(natlab.Kinds):len(natlab.Kinds)], natlab.KindNamed("apd-apd").WithIPv6(), natlab.KindNamed("carrier").WithIPv6())
-	if testing.Short() {
+	if few() {
 		kinds = []natlab.Kind{natlab.KindNamed("open"), natlab.KindNamed("home"), natlab.KindNamed("apd-apd"), natlab.KindNamed("blocked")}
 	}
 	for i, a := range kinds {
@@ -59,7 +63,7 @@ func meet(t *testing.T, w *natlab.World, want natlab.Class, loss float64) (l *la
 func TestPairsThatLosePackets(t *testing.T) {
 	names := []string{"open", "firewall", "ei-ad", "home", "ad-ei", "apd-apd", "carrier", "blocked"}
 	seeds := 3
-	if testing.Short() {
+	if few() {
 		names, seeds = []string{"open", "home", "apd-apd"}, 1
 	}
 	for _, x := range names {
