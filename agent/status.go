@@ -52,6 +52,9 @@ func printStatus(out io.Writer, st *localapi.Status) {
 	if st.Proxy != "" {
 		line("proxy", "%s (SOCKS5, HTTP)", st.Proxy)
 	}
+	if h := hostile(&st.Drops); h != "" {
+		line("dropped", "%s", h)
+	}
 	printPeers(out, st.Peers)
 	for _, n := range st.Nobodies {
 		line("not a peer", "%s: %s", n.Name, n.Why)

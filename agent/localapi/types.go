@@ -29,10 +29,6 @@ type Status struct {
 	Port      uint16 `json:"port,omitempty"`      // of UDP, here
 	NAT       *NAT   `json:"nat,omitempty"`       // as last measured; nil before
 
-	// Underlay is how many packets of the path engine and of STUN were dropped, by
-	// reason; reasons that never applied are left out.
-	Underlay map[string]uint64 `json:"underlay,omitempty"`
-
 	Coordinator Coordinator `json:"coordinator"`
 	Relays      []Relay     `json:"relays,omitempty"`
 	Peers       []Peer      `json:"peers,omitempty"`
@@ -41,6 +37,7 @@ type Status struct {
 	Alarms   []Alarm          `json:"alarms,omitempty"`
 	Refusals map[string]int64 `json:"refusals,omitempty"` // documents, by kind
 	Filter   Filter           `json:"filter"`
+	Drops    Drops            `json:"drops,omitzero"`
 	Proxy    string           `json:"proxy,omitempty"` // where SOCKS5 and HTTP are served
 }
 
@@ -128,6 +125,49 @@ type Filter struct {
 	Rules    map[string]uint64 `json:"rules"`   // flows let in, by rule
 	LastCut  int               `json:"lastCut"` // flows that the last swap of rules cut
 	Contests []netip.Addr      `json:"contests,omitempty"`
+}
+
+// Drops are packets that were dropped since the agent began, other than by the
+// filter, by who dropped them. What did not happen is left out.
+type Drops struct {
+	Firewall Firewall `json:"firewall,omitzero"` // by the machine's packet filter
+	Device   uint64   `json:"device,omitempty"`  // from the interface, malformed
+	Tunnel   Tunnel   `json:"tunnel,omitzero"`   // by WireGuard and before it
+	Bind     Bind     `json:"bind,omitzero"`     // of WireGuard's sealed messages
+
+	// Underlay has the path engine's messages and answers of STUN servers, by
+	// reason in words.
+	Underlay map[string]uint64 `json:"underlay,omitempty"`
+}
+
+// A Firewall is what the agent's nftables table dropped.
+type Firewall struct {
+	Source      uint64 `json:"source,omitempty"`      // from the mesh, by another interface
+	Destination uint64 `json:"destination,omitempty"` // to the node's mesh address, by another interface
+	Clear       uint64 `json:"clear,omitempty"`       // to the mesh, about to leave in clear
+}
+
+// A Tunnel is what packets inside the mesh were dropped for.
+type Tunnel struct {
+	ForgedSource uint64 `json:"forgedSource,omitempty"` // from a peer, by an address that is not its own
+	Unrouted     uint64 `json:"unrouted,omitempty"`     // to no peer
+	NoSession    uint64 `json:"noSession,omitempty"`    // too many wait for a session
+	HeldFull     uint64 `json:"heldFull,omitempty"`     // too many wait for a peer to be set up
+	HeldLost     uint64 `json:"heldLost,omitempty"`     // waited for a peer that is none any more
+	Expired      uint64 `json:"expired,omitempty"`      // lost inside WireGuard, or not readable by it
+	InjectFull   uint64 `json:"injectFull,omitempty"`   // the filter's own, without room
+}
+
+// A Bind is what sealed messages were dropped for, as they came and went.
+type Bind struct {
+	Forged   uint64 `json:"forged,omitempty"`   // handshakes made without this node's public key
+	Unasked  uint64 `json:"unasked,omitempty"`  // handshakes by UDP from an address that is no peer's
+	Foreign  uint64 `json:"foreign,omitempty"`  // of no known kind, by UDP
+	Repeated uint64 `json:"repeated,omitempty"` // handshakes: copies, or too many of a node
+	Full     uint64 `json:"full,omitempty"`     // without room
+	Closed   uint64 `json:"closed,omitempty"`   // by relay, while the agent ended
+	Size     uint64 `json:"size,omitempty"`     // by relay, empty or too long
+	Unsent   uint64 `json:"unsent,omitempty"`   // that no path took
 }
 
 // A Whois is who has an address.

@@ -73,7 +73,7 @@ func (a *Agent) planeStatus(s *localapi.Status, n *netmap.Netmap, p *plane) {
 	}
 	s.Port = p.bind.LocalPort()
 	s.NAT = nat(p)
-	s.Underlay = p.underlay.Stats().Dropped()
+	s.Drops = p.drops()
 	if p.kernel != nil {
 		for _, w := range p.kernel.warnings() {
 			s.Alarms = append(s.Alarms, localapi.Alarm{Text: w})
