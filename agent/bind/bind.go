@@ -97,6 +97,20 @@
 // is not made with this node's public key are dropped before they count, from
 // SetKey on.
 //
+// # What is counted
+//
+// Traffic says by which way a peer's packets come. A packet counts when WireGuard
+// has authenticated it as that peer's, which the tunnel reports by Accepted and
+// AcceptedKeepalive; without these calls nothing that came counts. So nobody can
+// make a path look better or worse by packets that they made up, or that they
+// have from another peer.
+//
+// A peer that sends by two ways sends each packet twice, and WireGuard drops the
+// second. It counts too, for the way that it came by, once, if it is the same to
+// the last bit and comes within a second or two. A keepalive does not show which
+// packet it was: those that came by either way in the last second count. Packets
+// from an address that nobody learned count for nobody.
+//
 // # Source addresses
 //
 // On a host with several addresses an answer must leave from the address that
@@ -110,9 +124,8 @@
 // The source that Deliver is told is a claim of whoever carried the packet, and
 // so is the source address of a UDP packet. Nothing rests on either: WireGuard
 // authenticates every packet by its keys, and an endpoint does not roam. A false
-// claim costs its author's victim at most one retransmission of a handshake,
-// some counts in Traffic, and a source address that the next true packet puts
-// right; who chooses paths by these must ask authenticated probes as well.
+// claim costs its author's victim at most one retransmission of a handshake, and
+// a source address that the next true packet puts right.
 //
 // Deliver never blocks, and allocates nothing per packet once the queue has been
 // full. Send never blocks if the Sender does not and the socket's buffer has
@@ -130,6 +143,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 
@@ -221,13 +235,16 @@ type Bind struct {
 	queue   queue
 	udp     udp // of no use unless Config.UDP
 	seed    maphash.Seed
+	made    time.Time
+	copies  *copies
 
 	life sync.Mutex // one Open, Close or SetMark at a time
 
 	mu sync.RWMutex // guards the fields below, and what they say of themselves
 
-	peers map[key.NodeID]*peer
-	book  book
+	peers   map[key.NodeID]*peer
+	numbers uint32 // the last peer's
+	book    book
 
 	mac1 atomic.Pointer[[32]byte] // of SetKey; nil: nothing is checked
 
@@ -249,6 +266,8 @@ func New(cfg Config) (*Bind, error) {
 		unknown: cfg.Unknown,
 		woken:   cfg.Woken,
 		seed:    maphash.MakeSeed(),
+		made:    time.Now(),
+		copies:  new(copies),
 		peers:   make(map[key.NodeID]*peer),
 	}
 	b.queue.init(QueueLength)
@@ -269,7 +288,7 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if !ok {
 		return nil, 0, conn.ErrBindAlreadyOpen
 	}
-	r := &receiver{queue: &b.queue, opening: opening}
+	r := &receiver{bind: b, queue: &b.queue, opening: opening}
 	fns := []conn.ReceiveFunc{r.receive}
 	if !b.udp.enabled {
 		return fns, port, nil
@@ -393,10 +412,7 @@ func (b *Bind) Deliver(src key.NodeID, pkt []byte) {
 		return
 	}
 	switch class {
-	case Data:
-		e.peer.relayReceived.add(1, len(pkt))
-		fallthrough
-	case Handshake:
+	case Data, Handshake:
 		e.received(pkt)
 		b.wake(e.peer)
 	}
@@ -429,6 +445,7 @@ func (b *Bind) Stats() Stats {
 // A receiver is the receive function of one opening, with the batch that it
 // swaps for the queue's. WireGuard calls it from one goroutine.
 type receiver struct {
+	bind    *Bind
 	queue   *queue
 	opening uint64
 	batch   [BatchSize]slot
@@ -439,11 +456,15 @@ func (r *receiver) receive(packets [][]byte, sizes []int, eps []conn.Endpoint) (
 	if !ok {
 		return 0, net.ErrClosed
 	}
+	second := r.bind.second()
 	for i := range r.batch[:n] {
 		s := &r.batch[i]
 		sizes[i], eps[i] = 0, s.from
 		if len(s.buf) <= len(packets[i]) {
 			sizes[i] = copy(packets[i], s.buf)
+			if Classify(s.buf) == Data {
+				r.bind.arrived(packets[i], sizes[i], s.from.peer, byRelay, second)
+			}
 		}
 		s.from = nil
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
 	"github.com/writmesh/writ/agent/path"
@@ -38,6 +39,18 @@ type wgNode struct {
 	dev  *device.Device
 }
 
+// An accepting device tells the Bind of what WireGuard writes, as the tunnel does.
+type accepting struct {
+	tun.Device
+	bind *Bind
+	from key.NodeID
+}
+
+func (a *accepting) Write(bufs [][]byte, offset int) (int, error) {
+	a.bind.Accepted(a.from, bufs)
+	return a.Device.Write(bufs, offset)
+}
+
 func newWGNode(t testing.TB, n byte, relay Sender) *wgNode {
 	t.Helper()
 	w := &wgNode{
@@ -45,7 +58,7 @@ func newWGNode(t testing.TB, n byte, relay Sender) *wgNode {
 		bind: newBind(t, Config{Sender: relay, UDP: true}), tun: tuntest.NewChannelTUN(),
 	}
 	w.bind.SetKey(w.key.Public())
-	w.dev = device.NewDevice(w.tun.TUN(), w.bind, device.NewLogger(device.LogLevelSilent, ""))
+	w.dev = device.NewDevice(&accepting{w.tun.TUN(), w.bind, node(3 - n)}, w.bind, device.NewLogger(device.LogLevelSilent, ""))
 	w.dev.DisableSomeRoamingForBrokenMobileSemantics()
 	t.Cleanup(w.dev.Close)
 	return w

@@ -11,7 +11,9 @@ import (
 // A peer is what the Bind knows of one node. It exists while the node is
 // configured in WireGuard, and from the first Use or Learn until Remove.
 type peer struct {
-	id key.NodeID
+	// set at construction
+	id     key.NodeID
+	number uint32 // never another's, and never zero
 
 	// guarded by Bind.mu
 	endpoint *Endpoint // nil: not configured
@@ -22,7 +24,10 @@ type peer struct {
 
 	once once // its handshakes
 
-	directSent, directReceived, relaySent, relayReceived count
+	keepalives keepalives
+
+	directSent, relaySent count
+	received              [ways]count // that WireGuard accepted
 }
 
 // A route is a Choice made ready to send by. It never changes.
@@ -49,7 +54,8 @@ func (c *count) add(packets, bytes int) {
 func (b *Bind) peer(id key.NodeID) *peer {
 	p := b.peers[id]
 	if p == nil {
-		p = &peer{id: id}
+		b.numbers++
+		p = &peer{id: id, number: b.numbers}
 		p.route.Store(&asleep)
 		b.peers[id] = p
 	}
@@ -165,7 +171,8 @@ func (b *Bind) Remove(id key.NodeID) {
 }
 
 // Traffic is what was counted for id since it was first spoken of, or since
-// Remove. Packets received are counted by where they seem to come from.
+// Remove. Of packets received those count that WireGuard accepted, or that are
+// copies of these, each once for each way.
 func (b *Bind) Traffic(id key.NodeID) path.Traffic {
 	b.mu.RLock()
 	p := b.peers[id]
@@ -174,8 +181,8 @@ func (b *Bind) Traffic(id key.NodeID) path.Traffic {
 		return path.Traffic{}
 	}
 	return path.Traffic{
-		DirectSent: p.directSent.packets.Load(), DirectReceived: p.directReceived.packets.Load(),
-		RelaySent: p.relaySent.packets.Load(), RelayReceived: p.relayReceived.packets.Load(),
+		DirectSent: p.directSent.packets.Load(), DirectReceived: p.received[byDirect].packets.Load(),
+		RelaySent: p.relaySent.packets.Load(), RelayReceived: p.received[byRelay].packets.Load(),
 	}
 }
 
@@ -195,7 +202,7 @@ func (b *Bind) Volume(id key.NodeID) Volume {
 		return Volume{}
 	}
 	return Volume{
-		DirectSent: p.directSent.bytes.Load(), DirectReceived: p.directReceived.bytes.Load(),
-		RelaySent: p.relaySent.bytes.Load(), RelayReceived: p.relayReceived.bytes.Load(),
+		DirectSent: p.directSent.bytes.Load(), DirectReceived: p.received[byDirect].bytes.Load(),
+		RelaySent: p.relaySent.bytes.Load(), RelayReceived: p.received[byRelay].bytes.Load(),
 	}
 }

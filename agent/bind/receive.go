@@ -28,28 +28,14 @@ type hit struct {
 	endpoint   *Endpoint // nil: the node is not configured
 }
 
-// A run is the packets of one node that follow each other in a batch.
-type run struct {
-	remote         *remote
-	endpoint       *Endpoint
-	packets, bytes int // of data
-}
-
-// end counts the run. The packets are counted together, because a count is
-// shared with whoever reads it and each addition costs a cache line.
-func (r *run) end() {
-	if r.packets > 0 {
-		r.endpoint.peer.directReceived.add(r.packets, r.bytes)
-	}
-}
-
 func (r *udpReceiver) receive(packets [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 	u := &r.bind.udp
 	n, err := r.socket.receive(packets[:min(len(packets), BatchSize)], sizes, r.from[:])
 	if err != nil {
 		return 0, err
 	}
-	var run run
+	second := r.bind.second()
+	var before *remote
 	for i := range n {
 		pkt, from := packets[i][:sizes[i]], &r.from[i]
 		switch class := Classify(pkt); class {
@@ -62,6 +48,7 @@ func (r *udpReceiver) receive(packets [][]byte, sizes []int, eps []conn.Endpoint
 					continue
 				}
 				u.strangers.Add(1)
+				mark{}.write(packets[i], sizes[i])
 				eps[i] = h.stranger
 				continue
 			}
@@ -69,9 +56,8 @@ func (r *udpReceiver) receive(packets [][]byte, sizes []int, eps []conn.Endpoint
 				sizes[i] = 0
 				continue
 			}
-			if run.remote != h.remote || run.endpoint != h.endpoint {
-				run.end()
-				run.remote, run.endpoint, run.packets, run.bytes = h.remote, h.endpoint, 0, 0
+			if before != h.remote {
+				before = h.remote
 				h.remote.note(from.to)
 			}
 			if h.endpoint == nil {
@@ -87,8 +73,7 @@ func (r *udpReceiver) receive(packets [][]byte, sizes []int, eps []conn.Endpoint
 			}
 			eps[i] = h.endpoint
 			if class == Data {
-				run.packets++
-				run.bytes += len(pkt)
+				r.bind.arrived(packets[i], sizes[i], h.endpoint.peer, byDirect, second)
 			}
 			h.endpoint.received(pkt)
 			r.bind.wake(h.endpoint.peer)
@@ -106,7 +91,6 @@ func (r *udpReceiver) receive(packets [][]byte, sizes []int, eps []conn.Endpoint
 			u.foreign.Add(1)
 		}
 	}
-	run.end()
 	return n, nil
 }
 

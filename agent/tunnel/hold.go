@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
 
 	"github.com/writmesh/writ/coordinator/key"
 )
@@ -46,6 +47,7 @@ type member struct {
 	base       PeerStats // counted in earlier configurations
 	lastActive time.Time // when sweep last saw it active, or it was configured
 	endpoint   conn.Endpoint
+	known      *device.Peer // WireGuard's; nil: not configured
 
 	configured atomic.Bool
 	active     atomic.Bool // a packet went to or came from it, since the last sweep

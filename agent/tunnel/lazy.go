@@ -94,6 +94,7 @@ func (t *Tunnel) configure(members []*member) error {
 		return errors.Join(err, t.dev.IpcSet(config.String()))
 	}
 	for _, m := range added {
+		t.introduce(m)
 		m.lastActive = now
 		m.configured.Store(true)
 	}
@@ -174,6 +175,7 @@ func (t *Tunnel) sweep(now time.Time) {
 		return
 	}
 	for _, m := range idle {
+		t.part(m)
 		t.bind.remove(m)
 		if t.forget != nil {
 			t.forget(m.id)

@@ -1,6 +1,10 @@
 package tunnel
 
-import "testing"
+import (
+	"testing"
+
+	"golang.zx2c4.com/wireguard/device"
+)
 
 // ipFrom is an IP packet without content. Both addresses are of one family.
 func ipFrom(src, dst []byte) []byte {
@@ -57,5 +61,43 @@ func TestForgedSource(t *testing.T) {
 	}
 	if got := a.tun.Counters().ForgedSource; got != 0 {
 		t.Errorf("the sender counts %d, want none", got)
+	}
+}
+
+// The Bind counts what WireGuard accepted, keepalives too, and nothing that was
+// made up.
+func TestAcceptedIsCounted(t *testing.T) {
+	for _, lazy := range []bool{false, true} {
+		lazily = lazy
+		_, a, b := pair(t)
+		lazily = false
+		if err := a.tun.Handshake(b.id); err != nil {
+			t.Fatal(err)
+		}
+		// a has nothing to say: it confirms the session by a keepalive.
+		await(t, "a keepalive", func() bool { return b.bind.Traffic(a.id).RelayReceived == 1 })
+		const packets = 20
+		for range packets {
+			if _, err := a.net.Ping(withinContext(t), b.v4); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := b.bind.Traffic(a.id).RelayReceived; got != packets+1 {
+			t.Errorf("lazy %v: %d received, want %d", lazy, got, packets+1)
+		}
+		if got := a.bind.Traffic(b.id).RelayReceived; got != packets {
+			t.Errorf("lazy %v: %d answers received, want %d", lazy, got, packets)
+		}
+		for size := device.MessageKeepaliveSize; size < 300; size++ {
+			p := make([]byte, size)
+			p[0] = device.MessageTransportType
+			b.bind.Deliver(a.id, p)
+		}
+		if _, err := a.net.Ping(withinContext(t), b.v4); err != nil { // behind them
+			t.Fatal(err)
+		}
+		if got := b.bind.Traffic(a.id).RelayReceived; got != packets+2 {
+			t.Errorf("lazy %v: %d received with those that were made up, want %d", lazy, got, packets+2)
+		}
 	}
 }

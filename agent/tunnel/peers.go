@@ -125,12 +125,17 @@ func (t *Tunnel) SetPeers(peers []Peer) error {
 	}
 	now := time.Now()
 	for id := range will {
-		if m := known[id]; !m.configured.Load() {
+		m := known[id]
+		if p, stays := was[id]; !stays || !p.Key.Equal(m.peer.Key) {
+			t.introduce(m)
+		}
+		if !m.configured.Load() {
 			m.lastActive = now
 			m.configured.Store(true)
 		}
 	}
 	for _, m := range gone {
+		t.part(m)
 		t.bind.remove(m)
 		if t.forget != nil {
 			t.forget(m.id)
@@ -148,6 +153,7 @@ func (t *Tunnel) removeAll() {
 	for id, m := range t.peers.known {
 		m.gone.Store(true)
 		m.configured.Store(false)
+		t.part(m)
 		t.bind.remove(m)
 		if t.forget != nil {
 			t.forget(id)

@@ -8,6 +8,8 @@ import (
 
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/writmesh/writ/coordinator/key"
 )
 
 // An interrupter is a tun.Device whose Read can be made to return without a
@@ -28,9 +30,10 @@ type tap struct {
 	tun.Device // Events, File, Name, BatchSize are the device's
 
 	// set at construction
-	mtu     int // 0: the device's
-	in, out func(pkt []byte) bool
-	source  interface {
+	mtu      int // 0: the device's
+	in, out  func(pkt []byte) bool
+	accepted func(id key.NodeID, bufs [][]byte) // nil: nobody is told
+	source   interface {
 		Read(bufs [][]byte, sizes []int, offset int) (int, error)
 		interrupter
 	}
@@ -248,7 +251,7 @@ func (t *tap) Write(bufs [][]byte, offset int) (int, error) {
 	return len(bufs), nil
 }
 
-// cameOut tells the gate that a peer's packets have come out. WireGuard decrypts
+// cameOut tells the gate and the Bind that a peer's packets have come out. WireGuard decrypts
 // in place, so the message's header is still before the last of them.
 func (t *tap) cameOut(bufs [][]byte, offset int) {
 	last := bufs[len(bufs)-1]
@@ -261,6 +264,9 @@ func (t *tap) cameOut(bufs [][]byte, offset int) {
 	}
 	if !m.active.Load() {
 		m.active.Store(true)
+	}
+	if t.accepted != nil {
+		t.accepted(m.id, bufs)
 	}
 	t.inGate.leaveUpTo(&m.in, tag(last[offset-device.MessageTransportHeaderSize:]))
 }

@@ -94,7 +94,9 @@ type Config struct {
 	// Bind carries WireGuard's packets. If it has a method Forget(key.NodeID),
 	// that is called for every node that SetPeers removed, and for every peer that
 	// was idle. If it has SetKey(key.WGPublic), that is called once, with the public
-	// half of Key.
+	// half of Key. If it has Accepted(key.NodeID, [][]byte), that is called for the
+	// packets of one peer that WireGuard authenticated, in the buffers that the
+	// Bind filled; and AcceptedKeepalive(key.NodeID) for each such keepalive.
 	Bind conn.Bind
 
 	// Idle is how long a peer may have no packet before WireGuard is made to
@@ -133,6 +135,8 @@ type Tunnel struct {
 
 	peers peerSet
 
+	keepalive    func(key.NodeID) // nil if the Bind has no such method; set by New
+	byPeer       sync.Map         // *device.Peer → key.NodeID, for every configured peer
 	forgedSource atomic.Uint64
 }
 
@@ -158,6 +162,12 @@ func New(cfg Config) (*Tunnel, error) {
 	t.bind = &metered{Bind: cfg.Bind, in: t.tap.inGate, out: t.tap.outGate}
 	if f, ok := cfg.Bind.(interface{ Forget(key.NodeID) }); ok {
 		t.forget = f.Forget
+	}
+	if b, ok := cfg.Bind.(interface{ Accepted(key.NodeID, [][]byte) }); ok {
+		t.tap.accepted = b.Accepted
+	}
+	if b, ok := cfg.Bind.(interface{ AcceptedKeepalive(key.NodeID) }); ok {
+		t.keepalive = b.AcceptedKeepalive
 	}
 	if b, ok := cfg.Bind.(interface{ SetKey(key.WGPublic) }); ok {
 		b.SetKey(t.public)
