@@ -12,7 +12,11 @@ type Choice struct {
 }
 
 // Traffic is what a bind counted for one peer since it was made. Data packets
-// are WireGuard's of type 4; its other messages are not counted.
+// are WireGuard's of type 4; its other messages are not counted. What was received
+// counts when WireGuard accepted it, so that nobody else can move a path. A packet
+// that came by both ways counts for both, though WireGuard drops the second: else
+// a direct path that is slower than the relay would look dead while the peer sends
+// by both.
 type Traffic struct {
 	DirectSent, DirectReceived uint64 // data packets by direct paths
 	RelaySent, RelayReceived   uint64 // data packets by relay
