@@ -9,8 +9,10 @@
 // # Flow
 //
 //  1. New looks whether this network namespace is free: another agent whose
-//     interface still stands is a refusal. What an agent left that was killed is
-//     no obstacle; it is taken over.
+//     interface still stands is a refusal, to Set and Cleanup too. An agent is
+//     known by the alternative name of its interface, which one interface can
+//     have, and which goes with it. What an agent left that was killed is no
+//     obstacle; it is taken over.
 //  2. Set makes the kernel hold exactly a State: the node's addresses, its peers'
 //     addresses, the network's own IPv6 prefix, the MTU. It is called with every
 //     change of the netmap and whenever Watch says that something of ours is gone,
@@ -25,6 +27,7 @@
 //	routes                 in table Table, of protocol Protocol
 //	rules                  of protocol Protocol, at priority Priority or to table Table
 //	addresses              those of the interface, which is ours alone
+//	alternative name       "writ-agent-running" of the interface
 //	nftables               everything in the table "inet writ"
 //
 // Nothing else is ever changed or removed. What others have put where ours

@@ -36,6 +36,52 @@ func TestSecondAgentIsRefused(t *testing.T) {
 	}
 }
 
+// It is refused before either of them has routes, and so is Cleanup, until the
+// first has ended; one that was killed is no obstacle.
+func TestOneAgentBeforeItHasRoutes(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	first := tunFor(t, "writ0")
+	tunFor(t, "writ1")
+	r := routerFor(t, Config{})
+	refused := func(what string, err error, want string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), want+": ") || !strings.Contains(err.Error(), "agent runs") {
+			t.Errorf("%s: %v, want that the agent of %s runs", what, err, want)
+		}
+	}
+	_, err := New(Config{Interface: "writ1"})
+	refused("New beside a Router", err, "interface writ0")
+	refused("Cleanup beside a Router", Cleanup(t.Context()), "interface writ0")
+	must(t, r.Set(t.Context(), aState()))
+	refused("Cleanup beside a Router with routes", Cleanup(t.Context()), "interface writ0")
+	must(t, r.Close())
+	must(t, Cleanup(t.Context()))
+	must(t, routerFor(t, Config{Interface: "writ1"}).Close())
+
+	// Two that began without an interface meet at the first Set.
+	a, b := routerFor(t, Config{Interface: "late0"}), routerFor(t, Config{Interface: "late1"})
+	tunFor(t, "late0")
+	tunFor(t, "late1")
+	must(t, a.Set(t.Context(), aState()))
+	refused("Set beside a Router", b.Set(t.Context(), aState()), "interface late0")
+	must(t, b.Close())
+	must(t, a.Set(t.Context(), aState()))
+	for _, p := range aState().Peers {
+		if err := send(p); err != nil {
+			t.Errorf("to %s beside a Router that was refused: %v, want no error", p, err)
+		}
+	}
+	must(t, a.Close())
+
+	must(t, first.Close()) // the agent has one that goes with it
+	killed := startAgent(t, aState(), nil)
+	refused("Cleanup beside an agent", Cleanup(t.Context()), "interface writ0")
+	killed.kill()
+	must(t, Cleanup(t.Context()))
+}
+
 // Without its interface the Router says so, and protects what it can.
 func TestSetWithoutInterface(t *testing.T) {
 	if !inNamespace(t) {

@@ -41,7 +41,8 @@ type Router struct {
 	closed   bool
 }
 
-// New prepares a Router. It changes nothing yet.
+// New prepares a Router. It changes nothing yet but that the interface, if it is
+// there, says that an agent runs.
 func New(cfg Config) (*Router, error) {
 	if err := checkName(cfg.Interface); err != nil {
 		return nil, err
@@ -84,14 +85,21 @@ func (r *Router) prepare() error {
 	if r.seen.defaults, err = r.k.defaults(); err != nil {
 		return err
 	}
-	if r.cfg.WithoutNftables {
-		return nil
+	if !r.cfg.WithoutNftables {
+		if err := probeTable(); err != nil {
+			return fmt.Errorf("use nftables: %w (without it, neighbours on the local network reach this node past WireGuard)", err)
+		}
+		r.table = newTable(r.cfg.Interface)
 	}
-	if err := probeTable(); err != nil {
-		return fmt.Errorf("use nftables: %w (without it, neighbours on the local network reach this node past WireGuard)", err)
+	link, err := r.k.plain.LinkByName(r.cfg.Interface)
+	var gone netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &gone):
+		return nil // Set will find it
+	case err != nil:
+		return fmt.Errorf("find interface %s: %w", r.cfg.Interface, err)
 	}
-	r.table = newTable(r.cfg.Interface)
-	return nil
+	return r.k.claim(link)
 }
 
 // checkName refuses what can be no interface of ours. The name stands in rules
@@ -131,6 +139,22 @@ func (r *Router) Set(ctx context.Context, s State) error {
 		warnings = append(warnings, "this kernel runs without IPv6: peers are reached by IPv4 alone")
 		s = s.only4()
 	}
+	// 0. Nobody else does the same here.
+	link, err := r.k.plain.LinkByName(r.cfg.Interface)
+	var gone netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &gone):
+		// What protects is set all the same, beside nobody.
+		if name, _ := r.k.claimant(); name != "" {
+			return errClaimed(name)
+		}
+	case err != nil:
+		return fmt.Errorf("find interface %s: %w", r.cfg.Interface, err)
+	default:
+		if err := r.k.claim(link); err != nil {
+			return err
+		}
+	}
 	r.state, r.given, r.off6 = s, true, false
 
 	// 1. The packet filter learns what is new.
@@ -159,9 +183,8 @@ func (r *Router) Set(ctx context.Context, s State) error {
 	}
 
 	// 3. The interface and its addresses. Here the kernel may drop routes.
-	link, err := r.k.plain.LinkByName(r.cfg.Interface)
-	if err != nil {
-		return fmt.Errorf("find interface %s: %w", r.cfg.Interface, err)
+	if link == nil {
+		return fmt.Errorf("find interface %s: %w", r.cfg.Interface, gone)
 	}
 	changed, off6, err := r.k.setLink(link, s)
 	if err != nil {
@@ -284,14 +307,14 @@ func (r *Router) Close() error {
 	}
 	r.closed = true
 	defer r.k.close()
-	if !r.given {
-		return nil
-	}
-	have, _, err := r.k.routes()
-	errs := []error{err}
-	for x := range have {
-		if x.kind != unreachable {
-			errs = append(errs, r.k.removeRoute(x))
+	var errs []error
+	if r.given {
+		have, _, err := r.k.routes()
+		errs = append(errs, err)
+		for x := range have {
+			if x.kind != unreachable {
+				errs = append(errs, r.k.removeRoute(x))
+			}
 		}
 	}
 	link, err := r.k.plain.LinkByName(r.cfg.Interface)
@@ -301,24 +324,36 @@ func (r *Router) Close() error {
 	case err != nil:
 		errs = append(errs, fmt.Errorf("find interface %s: %w", r.cfg.Interface, err))
 	default:
-		_, _, err := r.k.setAddresses(link, nil)
-		errs = append(errs, err)
+		if r.given {
+			_, _, err := r.k.setAddresses(link, nil)
+			errs = append(errs, err)
+		}
 	}
-	if r.table != nil {
+	if r.given && r.table != nil {
 		errs = append(errs, removeTable())
+	}
+	if link != nil {
+		errs = append(errs, r.k.unclaim(link))
 	}
 	return errors.Join(errs...)
 }
 
 // Cleanup removes everything of ours from this network namespace: what Close
 // leaves, what a killed agent left, and the routes of addresses that were a
-// peer's. The agent must not be running: it would put everything back.
+// peer's. It refuses while an agent runs, which would put everything back.
 func Cleanup(ctx context.Context) error {
 	k, err := openKernel()
 	if err != nil {
 		return err
 	}
 	defer k.close()
+	name, err := k.claimant()
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		return fmt.Errorf("interface %s: an agent runs in this network namespace", name)
+	}
 	// Rules first: a rule to an empty table is harmless, too, but costs a look.
 	errs := []error{k.removeRules()}
 	have, _, err := k.routes()
