@@ -64,6 +64,11 @@ bench: ## benchmarks (PKGS, BENCH=regexp, BENCHTIME=1s, COUNT=1)
 	if [ -z "$$packages" ]; then echo "bench: no benchmark in $(PKGS)" >&2; exit 2; fi; \
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -benchmem $$packages
 
+.PHONY: bench-lab
+bench-lab: build ## measure times and throughput in the laboratory; needs root (LAB=regexp, ROUNDS=10)
+	@.ci/setup.sh test
+	@ROUNDS='$(ROUNDS)' FIGURES='$(FIGURES)' EXPLAIN='$(EXPLAIN)' .ci/benchlab.sh
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target in turn (PKGS, FUZZTIME=60s each)
 	@.ci/fuzz.sh $(FUZZTIME) $(PKGS)
@@ -104,4 +109,4 @@ clean: ## remove what the other targets made
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

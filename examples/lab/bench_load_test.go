@@ -141,7 +141,9 @@ type flood struct {
 }
 
 // flood sends datagrams of 64 bytes at a rate, a millisecond's at a time, and
-// counts what the receiving program reads.
+// counts what the receiving program reads. It answers ten times a second, as
+// programs do that send so many: of a stream that nothing answers an agent cannot
+// know whether it arrives, and sends it by relay as well after three seconds.
 func (l *Lab) flood(from, to *Host, source, at netip.Addr, rate int, d time.Duration, daemons ...*Program) flood {
 	l.t.Helper()
 	const buffer = 4 << 20
@@ -156,9 +158,19 @@ func (l *Lab) flood(from, to *Host, source, at netip.Addr, rate int, d time.Dura
 		defer func() { unix.Close(in); ended <- struct{}{} }()
 		buf := make([]byte, 2048)
 		for {
-			switch _, err := unix.Read(in, buf); {
+			var peer unix.Sockaddr
+			var err error
+			if answer := got.Load()%int64(rate/10) == 0; answer {
+				_, peer, err = unix.Recvfrom(in, buf, 0)
+			} else {
+				_, err = unix.Read(in, buf)
+			}
+			switch {
 			case err == nil:
 				got.Add(1)
+				if peer != nil {
+					_ = unix.Sendto(in, buf[:64], 0, peer) // one that is lost is lost
+				}
 			case err == unix.EAGAIN && stop.Load():
 				return
 			}

@@ -18,14 +18,14 @@ import (
 
 // What a node carries: two machines joined by one cable, no NAT, everything on
 // one computer. The agents are real, with their filter and a policy of a hundred
-// rules of which the last allows the load; beside them, on the same machines and
-// the same cable, wireguard-go as it is. They take turns.
+// rules of which the last allows the load; beside them, on machines and a cable
+// like theirs, wireguard-go as it is. They take turns.
 //
-//	             the Internet (no UDP between alice and ledger)
-//	      ┌───────────┬─────┴─────┬─────────────┐
-//	 coordinator    relay       alice ══════ ledger
-//	                                 cable
-//	                              10.99.0.0/30
+//	             the Internet (no UDP between the ends of a cable)
+//	      ┌───────────┬─────┴─────┬─────────────┬────────────┬────────────┐
+//	 coordinator    relay       alice ═══════ ledger      plain-a ═════ plain-b
+//	                                  cable                      cable
+//	                               10.99.0.0/30               10.99.2.0/30
 
 const (
 	streamFor = 4 * time.Second
@@ -111,7 +111,7 @@ func withMTU(t *testing.T, mtu int) (dir string) {
 }
 
 // ours are two agents on hosts with a cable, once they use it.
-func (m *Mesh) ours(name string, a, b *Host, atB netip.Addr) *subject {
+func (m *Mesh) ours(name string, a, b *Host) *subject {
 	m.l.t.Helper()
 	ledger := m.Up(b, "tag:ledger", "--log", "warn")
 	alice := m.Up(a, aliceMail, "--log", "warn")
@@ -128,30 +128,44 @@ func (m *Mesh) ours(name string, a, b *Host, atB netip.Addr) *subject {
 	return &subject{name: name, from: a, to: b, source: alice.Address(), at: ledger.Address(), daemons: []*Program{alice.Program, ledger.Program}}
 }
 
-func TestMeasureThroughput(t *testing.T) {
-	l := New(t, "measured: throughput", "figures")
+// newLoad builds the drawing above. What comes first is what the others are
+// compared with.
+func newLoad(t *testing.T, otherMTUs bool) (*Lab, []*subject) {
+	t.Helper()
+	l := New(t, "measured: "+t.Name(), "figures")
 	m := l.NewMesh(hundredRules())
 	alice, ledger := NewHost(l.Inet(), "alice"), NewHost(l.Inet(), "ledger")
-	atA, atB := l.cable(alice, ledger, 0)
-	alice2, ledger2 := NewHost(l.Inet(), "alice-1420"), NewHost(l.Inet(), "ledger-1420")
-	_, atB2 := l.cable(alice2, ledger2, 1)
-
-	a, b := l.plainPair(plainWireGuard(t), alice, ledger, atA, atB)
+	l.cable(alice, ledger, 0)
+	// On hosts of their own: an agent would find the other tunnel, and send by it.
+	plainA, plainB := NewHost(l.Inet(), "plain-a"), NewHost(l.Inet(), "plain-b")
+	atA, atB := l.cable(plainA, plainB, 2)
+	a, b := l.plainPair(plainWireGuard(t), plainA, plainB, atA, atB)
 	plain := func(name string, mtu int) *subject {
-		return &subject{name: name, from: alice, to: ledger, source: a.addr, at: b.addr, daemons: []*Program{a.Program, b.Program}, before: func() { a.mtu(l, mtu); b.mtu(l, mtu) }}
+		return &subject{
+			name: name, from: plainA, to: plainB, source: a.addr, at: b.addr, daemons: []*Program{a.Program, b.Program},
+			before: func() { a.mtu(l, mtu); b.mtu(l, mtu) },
+		}
 	}
-	reference := plain("wireguard-go, MTU 1420, as it ships", 1420)
-	subjects := []*subject{reference, m.ours("agent, MTU 1280, as it ships", alice, ledger, atB), plain("wireguard-go, MTU 1280", 1280)}
-	shipped := bin
-	bin = withMTU(t, 1420)
-	subjects = append(subjects, m.ours("agent, MTU 1420", alice2, ledger2, atB2))
-	bin = shipped
+	subjects := []*subject{plain("wireguard-go, MTU 1420, as it ships", 1420), m.ours("agent, MTU 1280, as it ships", alice, ledger)}
+	if otherMTUs {
+		alice, ledger := NewHost(l.Inet(), "alice-1420"), NewHost(l.Inet(), "ledger-1420")
+		l.cable(alice, ledger, 1)
+		shipped := bin
+		bin = withMTU(t, 1420)
+		subjects = append(subjects, plain("wireguard-go, MTU 1280", 1280), m.ours("agent, MTU 1420", alice, ledger))
+		bin = shipped
+	}
 	for _, s := range subjects {
 		s.received, s.perPacket = map[int]series{}, map[int]series{}
 		_, s.base = l.spent(s.daemons...)
 	}
+	return l, subjects
+}
 
-	rates := []int{80_000, 120_000}
+// TestMeasureStreams is how much one stream of TCP carries, and what it costs.
+func TestMeasureStreams(t *testing.T) {
+	l, subjects := newLoad(t, true)
+	reference := subjects[0]
 	for i := range rounds(t) {
 		order := slices.Clone(subjects)
 		if i%2 == 1 {
@@ -177,9 +191,15 @@ func TestMeasureThroughput(t *testing.T) {
 		record(t, "throughput", "ratio, "+s.name, ratio)
 		record(t, "throughput", "cpu seconds per GB, "+s.name, s.perGB)
 	}
+}
 
+// TestMeasureDatagrams is how many small packets come through, and how long a
+// packet takes, alone and beside a stream.
+func TestMeasureDatagrams(t *testing.T) {
+	l, subjects := newLoad(t, false)
+	rates := []int{80_000, 120_000}
 	for i := range rounds(t) {
-		order := slices.Clone(subjects[:2])
+		order := slices.Clone(subjects)
 		if i%2 == 1 {
 			slices.Reverse(order)
 		}
@@ -198,7 +218,7 @@ func TestMeasureThroughput(t *testing.T) {
 		}
 	}
 	say("\n%-38s %3s %8s %9s %17s %12s  %s", "datagrams of 64 bytes a second", "n", "offered", "received", "least-most", "µs a packet", "MB after")
-	for _, s := range subjects[:2] {
+	for _, s := range subjects {
 		for _, rate := range rates {
 			r := s.received[rate]
 			say("%-38s %3d %8d %9.0f %8.0f-%8.0f %12.1f  %.0f", s.name, len(r), rate, r.median(), slices.Min(r), slices.Max(r), s.perPacket[rate].median(), s.rssAfterFloods)
@@ -206,7 +226,7 @@ func TestMeasureThroughput(t *testing.T) {
 		}
 	}
 	say("\n%-38s %5s %7s %7s %9s %7s %7s", "round trip, ms", "n", "median", "99 %", "in load n", "median", "99 %")
-	for _, s := range subjects[:2] {
+	for _, s := range subjects {
 		say("%-38s %5d %7.3f %7.3f %9d %7.3f %7.3f", s.name, len(s.idle), s.idle.median(), s.idle.at(0.99), len(s.loaded), s.loaded.median(), s.loaded.at(0.99))
 	}
 }
