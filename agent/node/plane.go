@@ -123,7 +123,7 @@ func newPlane(cfg planeConfig) (p *plane, err error) {
 	p.underlay, err = underlay.New(underlay.Config{
 		Network: cfg.network, Self: cfg.identity.Public().NodeID(), Key: cfg.wg, Relays: p.relays,
 		Skip: []string{cfg.netIf}, Loopback: cfg.loopback,
-		News: cfg.news, Log: cfg.log,
+		Elsewhere: p.relays.Moved, News: cfg.news, Log: cfg.log,
 	})
 	if err != nil {
 		return p, err
@@ -160,16 +160,10 @@ func newPlane(cfg planeConfig) (p *plane, err error) {
 	p.underlay.Start(p.bind)
 	p.tasks.Go(func() { p.answer(ctx) })
 	if p.kernel != nil {
-		p.tasks.Go(func() { p.kernel.watch(ctx, p.moved) })
+		p.tasks.Go(func() { p.kernel.watch(ctx, p.underlay.Moved) })
 		p.tasks.Go(func() { p.flows.run(ctx) })
 	}
 	return p, nil
-}
-
-// moved takes notice that the machine's network is another.
-func (p *plane) moved() {
-	p.relays.Moved()
-	p.underlay.Moved()
 }
 
 // unknown takes a packet from a node that WireGuard has no state for: of a peer
