@@ -58,7 +58,7 @@ type subject struct {
 	daemons  []*Program
 	before   func() // each turn
 
-	gbit, perGB, idle, loaded, worst      series
+	gbit, perGB, idle, loaded             series
 	received, perPacket                   map[int]series // by rate
 	rssAfterStreams, rssAfterFloods, base []float64
 }
