@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -47,6 +49,36 @@ func TestRefusedUpKeepsTheJoinString(t *testing.T) {
 	}
 	if after, err := os.ReadFile(kept); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the join string is %q (%v), want what it was", after, err)
+	}
+}
+
+// What the machine cannot give is said before anybody is asked for anything.
+func TestUpTriesTheMachine(t *testing.T) {
+	taken, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	port := strconv.Itoa(taken.LocalAddr().(*net.UDPAddr).Port)
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--interface", "bad name/x"}, `create device "bad name/x"`},
+		{[]string{"--interface", "sixteen-letters-"}, "a name has 1 to 15 bytes"},
+		{[]string{"--userspace", "--port", port}, "address already in use"},
+	} {
+		dir := t.TempDir()
+		var stderr bytes.Buffer
+		args := append([]string{"--state", dir, "up", "--name", "n", "--join", joinString(1)}, tc.args...)
+		if code := command(t.Context(), args, &stderr, &stderr); code != 2 || !strings.Contains(stderr.String(), tc.want) {
+			t.Errorf("%q: exit %d, %q; want 2 and %q", tc.args, code, stderr.String(), tc.want)
+		}
+		for _, name := range []string{"identity.key", "join"} {
+			if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+				t.Errorf("%q: made %s", tc.args, name)
+			}
+		}
 	}
 }
 

@@ -96,6 +96,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer unlock()
+	if err := preflight(cfg); err != nil {
+		return err
+	}
 	if cfg.Kept != "" {
 		if err := replace(cfg.Kept, cfg.Join.String()+"\n"); err != nil {
 			return fmt.Errorf("keep the join string: %w", err)

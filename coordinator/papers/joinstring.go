@@ -49,7 +49,7 @@ func ReadJoinString(s string) (j JoinString, err error) {
 	if !strings.HasPrefix(s, JoinPrefix) {
 		b, err := os.ReadFile(s)
 		if err != nil {
-			return j, fmt.Errorf("join string: %w", err)
+			return j, fmt.Errorf("join string: neither the text, which begins with %q, nor a file that holds it: %w", JoinPrefix, err)
 		}
 		s = string(b)
 	}
