@@ -7,11 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
-	"text/tabwriter"
 	"time"
 )
 
@@ -56,7 +53,8 @@ func run(m *testing.M) int {
 	return code
 }
 
-// table is what make lab prints at its end.
+// table is what make lab prints: a scenario when it has ended, and the sum at the
+// end.
 var table rows
 
 type rows struct {
@@ -84,37 +82,35 @@ func (r *rows) end(n *row, failed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n.ended, n.failed, n.took = true, failed, time.Since(n.began)
+	fmt.Println(n)
+}
+
+// String is the scenario in two or three lines.
+func (r *row) String() string {
+	mark := "ok  "
+	if r.failed {
+		mark = "FAIL"
+	}
+	text := fmt.Sprintf("%s  %-66s %5.1f s\n", mark, r.scenario, r.took.Seconds())
+	switch {
+	case r.failed && r.got == "":
+		return text + fmt.Sprintf("        want  %s\n        got   see above\n", r.expected)
+	case r.got == "" || r.got == r.expected:
+		return text + fmt.Sprintf("        %s\n", r.expected)
+	}
+	return text + fmt.Sprintf("        want  %s\n        got   %s\n", r.expected, r.got)
 }
 
 func (r *rows) print() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.rows) == 0 {
-		return
-	}
-	slices.SortStableFunc(r.rows, func(a, b *row) int { return strings.Compare(a.order(), b.order()) })
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\n    \tscenario\texpected\tgot\ttime")
+	failed := 0
 	for _, n := range r.rows {
-		mark, got := "ok", n.got
-		switch {
-		case !n.ended || n.failed:
-			mark = "FAIL"
-			if got == "" {
-				got = "(see above)"
-			}
-		case got == "" || got == n.expected:
-			got = "the same"
+		if !n.ended || n.failed {
+			failed++
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.1f s\n", mark, n.scenario, n.expected, got, n.took.Seconds())
 	}
-	w.Flush()
-}
-
-// order puts what the laboratory shows of itself after what it shows of Writ.
-func (r *row) order() string {
-	if strings.HasPrefix(r.scenario, "laboratory:") {
-		return "~" + r.scenario
+	if len(r.rows) > 0 {
+		fmt.Printf("%d scenarios, %d failed\n", len(r.rows), failed)
 	}
-	return strings.ToLower(r.scenario)
 }
