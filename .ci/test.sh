@@ -31,8 +31,8 @@ step setup .ci/setup.sh test
 step runner go test ./.ci/gotest
 go build -o .cache/gotest ./.ci/gotest
 step format formatted "$@"
-step vet go vet -tags lab "$@" ./.ci/gotest
-step staticcheck go tool staticcheck -tags lab "$@" ./.ci/gotest
+step vet go vet -tags lab,bench "$@" ./.ci/gotest
+step staticcheck go tool staticcheck -tags lab,bench "$@" ./.ci/gotest
 if $whole; then
 	step modules go mod tidy -diff
 	step stubs .ci/generate.sh --check
