@@ -9,16 +9,26 @@
 // Access is allow-only. A flow from one node to another passes if there is a
 // [Grant] in an [Inbound] such that all of these hold at that instant:
 //
-//  1. the inbound's destination selects the destination node, and none of the
-//     grant's ToExcept does;
-//  2. one of the grant's From selects the source node, and none of its Except
+//  1. the inbound's destination selects the flow's destination end, and none of
+//     the grant's ToExcept does;
+//  2. one of the grant's From selects its source end, and none of its Except
 //     does;
 //  3. one of the grant's Allow contains the flow's protocol and port;
-//  4. the instant is before the grant's Until, if it has one.
+//  4. the instant is before the grant's Until, if it has one;
+//  5. the instant is in one of the grant's Hours, if it has any;
+//  6. what the source node reports of itself meets one of the grant's Posture,
+//     if it has any.
 //
 // Nothing else passes. There is no order, no deny rule and no implicit grant.
 // An answer to a flow that passes needs no grant: that is the filter's state,
 // not a rule's meaning.
+//
+// # Ends
+//
+// An end of a flow is a node, or an address behind it that it forwards to: a
+// subnet router's, through a route that the policy approves ([Route]), or an
+// exit node's. What is behind a node is not the node: selectors of nodes never
+// select an address behind one, and a prefix never selects the internet.
 //
 // # Who a node is
 //
@@ -38,6 +48,12 @@
 //	autogroup:self       a node of the same user as the other end: equal,
 //	                     non-empty (issuer, subject); never two tagged nodes
 //	*                    every node of this network
+//	10.20.0.0/16         an address in the prefix: behind a node through an
+//	                     approved route, or a node's own where the flow's
+//	                     address is in it
+//	autogroup:internet   a public address, through an exit node ([Public])
+//	claim:NAME=VALUE     nobody by itself: a principal that groups hold
+//	host:NAME            nobody by itself: the compiler puts its prefix in place
 //
 // # Ports
 //
@@ -51,6 +67,8 @@
 package acl
 
 import (
+	"encoding/json"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -84,6 +102,9 @@ type Subject struct {
 	Tags    []string     // without the prefix "tag:"; empty for a user's node
 	Groups  []Membership // of all its principals
 	Expires time.Time    // the session's end; zero means without end
+
+	// Posture is what the node reports of itself, by attribute; nil is nothing.
+	Posture map[string]string
 }
 
 // Nobody reports whether nothing is proved of s at the instant.
@@ -98,8 +119,9 @@ func (s *Subject) In(group string, at time.Time) bool {
 	})
 }
 
-// Selects reports whether the selector selects s at the instant. Other is the
-// far end of the flow, which autogroup:self compares with.
+// Selects reports whether the selector selects the node s at the instant. Other is
+// the far end of the flow, which autogroup:self compares with. A prefix selects
+// no node as such: see [Request].
 func (sel Selector) Selects(s, other *Subject, at time.Time) bool {
 	if s.Nobody(at) {
 		return false
@@ -134,6 +156,13 @@ type Grant struct {
 	ToExcept []Selector `json:"toExcept,omitempty"` // and not to these
 	Allow    []Ports    `json:"allow"`              // any of these
 	Until    time.Time  `json:"until,omitzero"`     // zero means without end
+	Hours    Hours      `json:"hours,omitempty"`    // in any of these; none means always
+	Posture  Postures   `json:"posture,omitempty"`  // the source meets any of these; none means whatever it reports
+
+	// Capabilities are what applications at the destination are told that the
+	// source may do, by name: any JSON, which means nothing here. They need no
+	// port of Allow.
+	Capabilities map[string]json.RawMessage `json:"capabilities,omitempty"`
 }
 
 // An Inbound is what may reach the nodes that one selector selects.
@@ -142,11 +171,48 @@ type Inbound struct {
 	Grants []Grant  `json:"grants"`
 }
 
-// A Request asks whether a new flow may begin.
+// A Via is where an end of a flow is, as seen from its node.
+type Via uint8
+
+// The places of an end.
+const (
+	Own    Via = iota // the node itself
+	Subnet            // behind it, through a route that is approved for it
+	Exit              // beyond it, as an exit node that is approved
+)
+
+// A Request asks whether a new flow may begin. Whoever asks has established that
+// the subjects are proved, and that the routes are approved (see [Route]).
 type Request struct {
 	From, To *Subject
 	Target   Target
 	At       time.Time
+
+	// FromAddr and ToAddr are the addresses of the flow, which prefixes compare
+	// with. They may be zero where the ends are the nodes' own: then no prefix
+	// selects them.
+	FromAddr, ToAddr netip.Addr
+	FromVia, ToVia   Via
+}
+
+// from and to report whether a selector selects the ends of the flow.
+func (r *Request) from(s Selector) bool {
+	return s.selectsEnd(r.From, r.To, r.FromAddr, r.FromVia, r.At)
+}
+
+func (r *Request) to(s Selector) bool { return s.selectsEnd(r.To, r.From, r.ToAddr, r.ToVia, r.At) }
+
+func (sel Selector) selectsEnd(s, other *Subject, addr netip.Addr, via Via, at time.Time) bool {
+	switch {
+	case s.Nobody(at): // nobody forwards either
+		return false
+	case sel.Kind == KindPrefix:
+		return via != Exit && addr.IsValid() && sel.Prefix().Contains(addr.Unmap())
+	case sel.Kind == KindInternet:
+		return via == Exit && Public(addr)
+	default:
+		return via == Own && sel.Selects(s, other, at)
+	}
 }
 
 // A Verdict is the answer to a Request. The zero Verdict refuses.
@@ -162,15 +228,15 @@ type Verdict struct {
 func Judge(inbound []Inbound, r Request) Verdict {
 	var best Verdict
 	for _, in := range inbound {
-		if !in.To.Selects(r.To, r.From, r.At) {
+		if !r.to(in.To) {
 			continue
 		}
 		for i := range in.Grants {
 			g := &in.Grants[i]
-			if !g.allows(r) {
+			if !g.holds(&r) || !slices.ContainsFunc(g.Allow, func(p Ports) bool { return p.Contains(r.Target) }) {
 				continue
 			}
-			v := Verdict{Allowed: true, Rule: g.Rule, To: in.To, Until: g.until(in.To, r)}
+			v := Verdict{Allowed: true, Rule: g.Rule, To: in.To, Until: g.until(in.To, &r)}
 			if better(v, best) {
 				best = v
 			}
@@ -179,25 +245,53 @@ func Judge(inbound []Inbound, r Request) Verdict {
 	return best
 }
 
-func (g *Grant) allows(r Request) bool {
-	selects := func(s Selector) bool { return s.Selects(r.From, r.To, r.At) }
-	selectsTo := func(s Selector) bool { return s.Selects(r.To, r.From, r.At) }
-	return !ended(g.Until, r.At) &&
-		slices.ContainsFunc(g.From, selects) &&
-		!slices.ContainsFunc(g.Except, selects) &&
-		!slices.ContainsFunc(g.ToExcept, selectsTo) &&
-		slices.ContainsFunc(g.Allow, func(p Ports) bool { return p.Contains(r.Target) })
+// Capabilities are what applications at the destination of r are told that its
+// source may do: of every grant that holds, whatever its ports, each value once,
+// in the order of rules and inbounds. The Target of r does not matter.
+func Capabilities(inbound []Inbound, r Request) map[string][]json.RawMessage {
+	var out map[string][]json.RawMessage
+	for _, in := range inbound {
+		if !r.to(in.To) {
+			continue
+		}
+		for i := range in.Grants {
+			g := &in.Grants[i]
+			if len(g.Capabilities) == 0 || !g.holds(&r) {
+				continue
+			}
+			for name, value := range g.Capabilities {
+				if slices.ContainsFunc(out[name], func(v json.RawMessage) bool { return string(v) == string(value) }) {
+					continue
+				}
+				if out == nil {
+					out = map[string][]json.RawMessage{}
+				}
+				out[name] = append(out[name], value)
+			}
+		}
+	}
+	return out
+}
+
+// holds reports whether g is in force between the ends of r, whatever its ports.
+func (g *Grant) holds(r *Request) bool {
+	return !ended(g.Until, r.At) && Within(g.Hours, r.At) &&
+		slices.ContainsFunc(g.From, r.from) &&
+		!slices.ContainsFunc(g.Except, r.from) &&
+		!slices.ContainsFunc(g.ToExcept, r.to) &&
+		(len(g.Posture) == 0 || slices.ContainsFunc(g.Posture, func(p Posture) bool { return p.Met(r.From.Posture) }))
 }
 
 // until is when a verdict that rests on g ends: of the alternatives in From
 // the longest counts, of the conditions that must all hold the earliest.
-func (g *Grant) until(to Selector, r Request) time.Time {
+func (g *Grant) until(to Selector, r *Request) time.Time {
 	end := earliest(g.Until, earliest(r.From.Expires, r.To.Expires))
+	end = earliest(end, WithinUntil(g.Hours, r.At))
 	end = earliest(end, membershipEnd(to, r.To, r.At))
 	var from time.Time
 	first := true
 	for _, s := range g.From {
-		if !s.Selects(r.From, r.To, r.At) {
+		if !r.from(s) {
 			continue
 		}
 		e := membershipEnd(s, r.From, r.At)
@@ -249,8 +343,8 @@ func earliest(a, b time.Time) time.Time {
 }
 
 // NextEnd is the first instant after at when a grant, membership or session
-// among these ends, or zero when none does: until then the same requests have
-// the same verdicts.
+// among these ends, or hours begin or end, or zero when none does: until then the
+// same requests have the same verdicts.
 func NextEnd(inbound []Inbound, subjects []*Subject, at time.Time) (next time.Time) {
 	consider := func(t time.Time) {
 		if !t.IsZero() && t.After(at) && (next.IsZero() || t.Before(next)) {
@@ -260,6 +354,9 @@ func NextEnd(inbound []Inbound, subjects []*Subject, at time.Time) (next time.Ti
 	for _, in := range inbound {
 		for i := range in.Grants {
 			consider(in.Grants[i].Until)
+			for _, w := range in.Grants[i].Hours {
+				consider(w.Next(at))
+			}
 		}
 	}
 	for _, s := range subjects {

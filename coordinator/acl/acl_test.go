@@ -66,6 +66,11 @@ var (
 	stranger = &Subject{Name: "stranger", Groups: []Membership{{Group: "accounting"}}}
 )
 
+// ask is a request between nodes themselves.
+func ask(from, to *Subject, target Target, at time.Time) Request {
+	return Request{From: from, To: to, Target: target, At: at}
+}
+
 func tcp(port uint16) Target { return Target{Proto: TCP, Port: port} }
 
 var (
@@ -171,7 +176,7 @@ func TestJudge(t *testing.T) {
 	} {
 		c.grant.Rule = "r"
 		for _, f := range c.flows {
-			v := Judge([]Inbound{{sel(c.to), []Grant{c.grant}}}, Request{f.from, f.to, f.target, f.at})
+			v := Judge([]Inbound{{sel(c.to), []Grant{c.grant}}}, ask(f.from, f.to, f.target, f.at))
 			if v.Allowed != f.allowed {
 				t.Errorf("%+v to %s: %s -> %s %s at %s: got %v, want %v", c.grant, c.to, f.from.Name, f.to.Name, f.target, f.at.Format(time.TimeOnly), v.Allowed, f.allowed)
 			}
@@ -180,10 +185,10 @@ func TestJudge(t *testing.T) {
 			}
 		}
 	}
-	if v := Judge(nil, Request{alice, ledger, tcp(1), noon}); v.Allowed {
+	if v := Judge(nil, ask(alice, ledger, tcp(1), noon)); v.Allowed {
 		t.Error("no rules allow")
 	}
-	if v := Judge([]Inbound{{Selector{}, []Grant{{From: sels("*"), Allow: ports("*")}}}}, Request{alice, ledger, tcp(1), noon}); v.Allowed {
+	if v := Judge([]Inbound{{Selector{}, []Grant{{From: sels("*"), Allow: ports("*")}}}}, ask(alice, ledger, tcp(1), noon)); v.Allowed {
 		t.Error("an inbound about nobody allows")
 	}
 }
@@ -209,7 +214,7 @@ func TestVerdict(t *testing.T) {
 		"the longest alternative": {[]Inbound{{sel("*"), []Grant{{Rule: "a", From: sels("group:temps group:accounting"), Allow: ports("*")}}}}, alice, Verdict{true, "a", sel("*"), time.Time{}}},
 		"refused":                 {[]Inbound{{sel("*"), []Grant{grant("a", noon)}}}, alice, Verdict{}},
 	} {
-		if got := Judge(c.inbound, Request{c.from, ledger, tcp(1), noon}); got != c.want {
+		if got := Judge(c.inbound, ask(c.from, ledger, tcp(1), noon)); got != c.want {
 			t.Errorf("%s: got %+v, want %+v", name, got, c.want)
 		}
 	}
@@ -365,7 +370,7 @@ func oracle(inbound []Inbound, r Request) (rules []string) {
 func TestJudgeIsTheOracle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		inbound := drawInbound(t)
-		r := Request{drawSubject(t), drawSubject(t), drawTarget(t), noon.Add(time.Duration(rapid.IntRange(-5, 5).Draw(t, "at")) * time.Second)}
+		r := ask(drawSubject(t), drawSubject(t), drawTarget(t), noon.Add(time.Duration(rapid.IntRange(-5, 5).Draw(t, "at"))*time.Second))
 		v, want := Judge(inbound, r), oracle(inbound, r)
 		if v.Allowed != (len(want) > 0) {
 			t.Fatalf("got %+v, the oracle says %v\nfrom %+v\nto %+v", v, want, r.From, r.To)
@@ -381,7 +386,7 @@ func TestJudgeIsTheOracle(t *testing.T) {
 func TestVerdictUntil(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		inbound := drawInbound(t)
-		r := Request{drawSubject(t), drawSubject(t), drawTarget(t), noon.Add(time.Duration(rapid.IntRange(-5, 3).Draw(t, "at")) * time.Second)}
+		r := ask(drawSubject(t), drawSubject(t), drawTarget(t), noon.Add(time.Duration(rapid.IntRange(-5, 3).Draw(t, "at"))*time.Second))
 		v := Judge(inbound, r)
 		if !v.Allowed {
 			return
@@ -410,7 +415,7 @@ func TestVerdictUntil(t *testing.T) {
 func TestNothingChangesBeforeNextEnd(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		inbound := drawInbound(t)
-		r := Request{drawSubject(t), drawSubject(t), drawTarget(t), noon.Add(time.Duration(rapid.IntRange(-5, 5).Draw(t, "at")) * time.Second)}
+		r := ask(drawSubject(t), drawSubject(t), drawTarget(t), noon.Add(time.Duration(rapid.IntRange(-5, 5).Draw(t, "at"))*time.Second))
 		end := NextEnd(inbound, []*Subject{r.From, r.To}, r.At)
 		if !end.IsZero() && !end.After(r.At) {
 			t.Fatalf("next end %s is not after %s", end, r.At)

@@ -3,6 +3,7 @@ package acl
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
@@ -20,6 +21,11 @@ const (
 	KindTagged             // autogroup:tagged
 	KindSelf               // autogroup:self
 	KindAny                // *
+
+	KindPrefix   // Name is a prefix in canonical form; a single address has no length
+	KindInternet // autogroup:internet
+	KindClaim    // Name is NAME=VALUE: who has a claim of an identity provider's token
+	KindHost     // Name is a host of the policy language, which the compiler replaces
 )
 
 // A Selector selects nodes by who they are. Its text is canonical: two
@@ -29,21 +35,23 @@ type Selector struct {
 	Name string // empty for autogroups and *
 }
 
-// ErrNotEnforced marks selectors of the policy language that agents do not
-// enforce; they are refused by name rather than accepted silently.
-var ErrNotEnforced = errors.New("not enforced by agents of this version")
-
 // ParseSelector reads a selector's text.
 func ParseSelector(s string) (Selector, error) {
 	if s == "*" {
 		return Selector{Kind: KindAny}, nil
 	}
+	if rest, ok := strings.CutPrefix(s, "claim:"); ok {
+		return Selector{KindClaim, rest}, CheckClaim(rest)
+	}
 	if strings.Contains(s, "@") {
 		return Selector{KindUser, s}, CheckUser(s)
 	}
+	if looksLikeAddress(s) {
+		return parsePrefix(s)
+	}
 	prefix, name, ok := strings.Cut(s, ":")
 	if !ok {
-		return Selector{}, fmt.Errorf("%q is not a selector: want a user's e-mail address, group:, tag:, node:, autogroup: or *", s)
+		return Selector{}, fmt.Errorf("%q is not a selector: want a user's e-mail address, group:, tag:, node:, host:, autogroup:, an address, a prefix or *", s)
 	}
 	switch prefix {
 	case "group":
@@ -52,6 +60,8 @@ func ParseSelector(s string) (Selector, error) {
 		return Selector{KindTag, name}, CheckName("tag", name)
 	case "node":
 		return Selector{KindNode, name}, CheckLabel("node", name)
+	case "host":
+		return Selector{KindHost, name}, CheckName("host", name)
 	case "autogroup":
 		switch name {
 		case "member":
@@ -61,21 +71,65 @@ func ParseSelector(s string) (Selector, error) {
 		case "self":
 			return Selector{Kind: KindSelf}, nil
 		case "internet":
-			return Selector{}, fmt.Errorf("%s: exit nodes are %w", s, ErrNotEnforced)
+			return Selector{Kind: KindInternet}, nil
 		}
-		return Selector{}, fmt.Errorf("unknown %q: the autogroups are member, tagged and self", s)
-	case "host":
-		return Selector{}, fmt.Errorf("%s: hosts behind subnet routers are %w", s, ErrNotEnforced)
-	}
-	if looksLikeAddress(s) {
-		return Selector{}, fmt.Errorf("%s: addresses as selectors are %w", s, ErrNotEnforced)
+		return Selector{}, fmt.Errorf("unknown %q: the autogroups are member, tagged, self and internet", s)
 	}
 	return Selector{}, fmt.Errorf("%q is not a selector: unknown prefix %q", s, prefix+":")
 }
 
 // looksLikeAddress tells 10.0.0.0/8 and fd00::1 from a mistyped prefix.
 func looksLikeAddress(s string) bool {
-	return strings.Trim(s, "0123456789abcdefABCDEF:./%") == ""
+	return strings.Trim(s, "0123456789abcdefABCDEF:./%") == "" && strings.ContainsAny(s, ".:/")
+}
+
+// parsePrefix reads an address or a prefix in canonical form.
+func parsePrefix(s string) (Selector, error) {
+	text, _, ranged := strings.Cut(s, "/")
+	addr, err := netip.ParseAddr(text)
+	switch {
+	case err != nil:
+		return Selector{}, fmt.Errorf("%q is neither an address nor a prefix", s)
+	case addr.Zone() != "", addr.Is4In6():
+		return Selector{}, fmt.Errorf("%q: write an IPv4 address, or an IPv6 address without a zone", s)
+	case !ranged:
+		if addr.String() != s {
+			return Selector{}, fmt.Errorf("%q: write %s", s, addr)
+		}
+		return Selector{KindPrefix, s}, nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return Selector{}, fmt.Errorf("%q is neither an address nor a prefix", s)
+	}
+	if want := PrefixSelector(p); want.Name != s {
+		return Selector{}, fmt.Errorf("%q: write %s", s, want)
+	}
+	return Selector{KindPrefix, s}, nil
+}
+
+// PrefixSelector selects the addresses in a prefix.
+func PrefixSelector(p netip.Prefix) Selector {
+	p = p.Masked()
+	if p.IsSingleIP() {
+		return Selector{KindPrefix, p.Addr().String()}
+	}
+	return Selector{KindPrefix, p.String()}
+}
+
+// Prefix is what a selector of KindPrefix selects; of another kind, nothing.
+func (s Selector) Prefix() netip.Prefix {
+	if s.Kind != KindPrefix {
+		return netip.Prefix{}
+	}
+	if p, err := netip.ParsePrefix(s.Name); err == nil {
+		return p
+	}
+	a, err := netip.ParseAddr(s.Name)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(a, a.BitLen())
 }
 
 func (s Selector) String() string {
@@ -96,6 +150,14 @@ func (s Selector) String() string {
 		return "autogroup:self"
 	case KindAny:
 		return "*"
+	case KindPrefix:
+		return s.Name
+	case KindInternet:
+		return "autogroup:internet"
+	case KindClaim:
+		return "claim:" + s.Name
+	case KindHost:
+		return "host:" + s.Name
 	default:
 		return "nobody"
 	}
@@ -157,6 +219,27 @@ func CheckLabel(what, name string) error {
 	}
 	if name[0] == '-' || name[len(name)-1] == '-' {
 		return fmt.Errorf("%s name %q: a DNS label does not begin or end with '-'", what, name)
+	}
+	return nil
+}
+
+// CheckClaim checks a claim of an identity provider's token as NAME=VALUE: printable
+// ASCII, no white space but single spaces inside the value, and no '=' in NAME.
+func CheckClaim(s string) error {
+	if len(s) > MaxName {
+		return fmt.Errorf("claim of %d bytes: at most %d", len(s), MaxName)
+	}
+	name, value, ok := strings.Cut(s, "=")
+	if !ok || name == "" || value == "" {
+		return fmt.Errorf("claim %q: want NAME=VALUE", s)
+	}
+	for _, r := range s {
+		if r < ' ' || r > '~' || r == '"' || r == '\\' {
+			return fmt.Errorf("claim %q: %s is not allowed", s, describe(r))
+		}
+	}
+	if strings.Contains(name, " ") || strings.TrimSpace(value) != value || strings.Contains(value, "  ") {
+		return fmt.Errorf("claim %q: a space too many", s)
 	}
 	return nil
 }

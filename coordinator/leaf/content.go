@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/coordinator/key"
@@ -27,6 +28,17 @@ func InboundName(to acl.Selector) string { return "inbound/" + to.String() }
 
 // NodeName is the name of the leaf about a pinned node.
 func NodeName(node string) string { return "node/" + node }
+
+// RouteName is the name of the leaf about a route: "route/exit" for exit nodes.
+func RouteName(r *acl.Route) string {
+	if r.Exit {
+		return "route/exit"
+	}
+	return "route/" + r.Prefix.String()
+}
+
+// IdentityName is the name of the leaf about an identity provider.
+func IdentityName(provider string) string { return "identity/" + provider }
 
 // EnrolmentName is the name of the leaf about an enrolment entry.
 func EnrolmentName(entry string) string { return "enrolment/" + entry }
@@ -93,10 +105,21 @@ type Enrolment struct {
 	Key   key.EnrolPublic `json:"key"`
 	Tags  []string        `json:"tags"`  // exactly these, sorted
 	Names []string        `json:"names"` // patterns of node names: '*' stands for any characters
+
+	// Expires is when the key admits no new node; admitted ones stay. Zero: never.
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// Identity is the content of an identity leaf: a provider with which people log in.
+type Identity struct {
+	Name     string   `json:"name"`
+	Issuer   string   `json:"issuer"` // URL
+	ClientID string   `json:"clientID"`
+	Members  []string `json:"members"` // patterns of e-mail addresses, sorted: '*' stands for any characters
 }
 
 // Encode makes the leaf of this name and content. The content must be one of
-// this package's, or an acl.Inbound.
+// this package's, an acl.Inbound or an acl.Route.
 func Encode(name string, content any) (Leaf, error) {
 	if len(name) > MaxName {
 		return Leaf{}, fmt.Errorf("leaf name of %d bytes: at most %d", len(name), MaxName)
@@ -140,22 +163,69 @@ func DecodeInbound(l Leaf) (in acl.Inbound, unenforced int, err error) {
 		return in, 0, fmt.Errorf("leaf %s: is about %s", l.Name, raw.To)
 	}
 	in.To = raw.To
-	for _, r := range raw.Grants {
+	in.Grants, unenforced = grants(raw.Grants)
+	return in, unenforced, nil
+}
+
+// grants are those that can be enforced, and how many cannot.
+func grants(raw []json.RawMessage) (out []acl.Grant, unenforced int) {
+	for _, r := range raw {
 		var g acl.Grant
 		if err := strict(r, &g); err != nil || !complete(&g) {
 			unenforced++
 			continue
 		}
-		in.Grants = append(in.Grants, g)
+		out = append(out, g)
 	}
-	return in, unenforced, nil
+	return out, unenforced
+}
+
+// DecodeRoute reads a route leaf, and leaves grants out as DecodeInbound does. An
+// inbound whose destination is not within the route is an error.
+func DecodeRoute(l Leaf) (r acl.Route, unenforced int, err error) {
+	var raw struct {
+		Prefix  netip.Prefix   `json:"prefix"`
+		Exit    bool           `json:"exit"`
+		Via     []acl.Selector `json:"via"`
+		Inbound []struct {
+			To     acl.Selector      `json:"to"`
+			Grants []json.RawMessage `json:"grants"`
+		} `json:"inbound"`
+	}
+	if err := Decode(l, &raw); err != nil {
+		return r, 0, err
+	}
+	r = acl.Route{Prefix: raw.Prefix, Exit: raw.Exit, Via: raw.Via}
+	if r.Exit == r.Prefix.IsValid() || r.Prefix != r.Prefix.Masked() || l.Name != RouteName(&r) {
+		return r, 0, fmt.Errorf("leaf %s: is about %s, exit %t", l.Name, r.Prefix, r.Exit)
+	}
+	for _, in := range raw.Inbound {
+		p := in.To.Prefix()
+		within := r.Exit && in.To.Kind == acl.KindInternet ||
+			!r.Exit && p.IsValid() && r.Prefix.Bits() <= p.Bits() && r.Prefix.Contains(p.Addr())
+		if !within {
+			return r, 0, fmt.Errorf("leaf %s: %s is not behind it", l.Name, in.To)
+		}
+		list, n := grants(in.Grants)
+		unenforced += n
+		r.Inbound = append(r.Inbound, acl.Inbound{To: in.To, Grants: list})
+	}
+	return r, unenforced, nil
 }
 
 // complete reports whether every selector and all ports of g say something. In
-// JSON they may be null, which excepts nobody where somebody was meant.
+// JSON they may be null, which excepts nobody where somebody was meant; claims and
+// hosts select nobody by themselves.
 func complete(g *acl.Grant) bool {
 	for _, list := range [][]acl.Selector{g.From, g.Except, g.ToExcept} {
-		if slices.ContainsFunc(list, func(s acl.Selector) bool { return s.Kind == acl.KindNone }) {
+		if slices.ContainsFunc(list, func(s acl.Selector) bool {
+			return s.Kind == acl.KindNone || s.Kind == acl.KindClaim || s.Kind == acl.KindHost
+		}) {
+			return false
+		}
+	}
+	for name, value := range g.Capabilities {
+		if name == "" || !json.Valid(value) {
 			return false
 		}
 	}

@@ -12,7 +12,9 @@
 //	principal/SELECTOR       the groups that this user or tag is in, flattened
 //	inbound/SELECTOR         what may reach the nodes the selector selects
 //	node/NAME                a node that the policy pins
+//	route/PREFIX, route/exit what nodes may forward to, and what may reach it there
 //	enrolment/NAME           an enrolment key and what it admits
+//	identity/NAME            an identity provider, and whom it may log in
 //
 // SELECTOR is the canonical text of an acl.Selector ("alice@acme.example",
 // "tag:accounting", "autogroup:member", "*"). The content is JSON: one object,

@@ -282,7 +282,7 @@ func examples(t testing.TB) []Leaf {
 		{InboundName(sel("*")), acl.Inbound{To: sel("*"), Grants: []acl.Grant{}}},
 		{NodeName("alice-1"), Node{Name: "alice-1", Key: identity(3), User: "alice@acme.example", Address4: netip.MustParseAddr("100.64.0.3")}},
 		{NodeName("ledger-0"), Node{Name: "ledger-0", Key: identity(4), Tags: []string{"accounting"}}},
-		{EnrolmentName("ledger-fleet"), Enrolment{"ledger-fleet", enrol, []string{"accounting"}, []string{"ledger-*"}}},
+		{EnrolmentName("ledger-fleet"), Enrolment{Name: "ledger-fleet", Key: enrol, Tags: []string{"accounting"}, Names: []string{"ledger-*"}}},
 	} {
 		l, err := Encode(c.name, c.content)
 		if err != nil {

@@ -33,7 +33,7 @@ rules: written: {from: ["group:it"], to: ["*"], allow: ["icmp"]}
 			t.Fatal(err)
 		}
 		return Rule{
-			Name: name, From: []Ref{{sel, at}}, To: []Ref{{acl.Selector{Kind: acl.KindAny}, at}},
+			Name: name, From: []Ref{{Selector: sel, Place: at}}, To: []Ref{{Selector: acl.Selector{Kind: acl.KindAny}, Place: at}},
 			Allow: []PortRef{{port, at}}, Until: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC), Place: at,
 		}
 	}

@@ -244,7 +244,12 @@ func (d *decoder) ref(v *value, what string) (Ref, bool) {
 		d.add(v.place, what, err)
 		return Ref{}, false
 	}
-	return Ref{sel, v.place}, true
+	switch sel.Kind {
+	case acl.KindPrefix, acl.KindHost, acl.KindInternet, acl.KindClaim:
+		d.problems.Add(v.place, "%s: %s: addresses, hosts and claims as selectors are not enforced by this version", what, sel)
+		return Ref{}, false
+	}
+	return Ref{Selector: sel, Place: v.place}, true
 }
 
 // refs reads one selector or a list of them. One that is written twice counts
