@@ -2,18 +2,48 @@
 // policy gives the same bytes, whatever the order in which it was written, and
 // nothing of a leaf changes when lines are moved.
 //
-//	network        name, domain, prefix, coordinators, admins
+//	network        name, domain, prefix, session, coordinators, admins
 //	relays         relays by name, and the endpoints that pins name
-//	principal/…    for each user and tag that is in a group: every group it is
-//	               in, directly or through other groups
-//	inbound/…      for each selector that some rule names as its destination:
-//	               a grant for each such rule
+//	principal/…    for each user, tag and claim that is in a group: every group
+//	               it is in, directly or through other groups
+//	inbound/…      for each selector of nodes that some rule names as its
+//	               destination: the grants of each such rule
+//	route/…        for each route, and for exit nodes: who may forward, and the
+//	               grants of each rule whose destination it overlaps
 //	node/…         each pinned node
 //	enrolment/…    each enrolment entry
+//	identity/…     each identity provider
+//
+// # Memberships
 //
 // A membership through several groups ends with the first of the memberships
 // that it rests on; of several ways into a group the one that lasts longest
 // counts.
+//
+// # Grants
+//
+// A rule becomes one grant at each of its destinations for each set of
+// exceptions that its sources have. What a posture, service or host is called does
+// not show: conditions, ports and prefixes are put in their place.
+//
+// An address stands for the node that is pinned to it; every other address is
+// behind a node, and selects no node's own: where a prefix in "from" may hold
+// addresses of nodes, its grant excepts "*". Exceptions that cannot matter are
+// left out: selectors of nodes from addresses, prefixes from nodes.
+//
+// A prefix in "to" is written into every route that it overlaps, clipped to the
+// route, and nowhere else. A rule to a prefix that no route overlaps gives
+// nothing.
+//
+// # Literal addresses
+//
+// Where the network has literalAddresses, as policies that come from elsewhere do,
+// an address may also be that of whichever node holds it. Prefixes then compile
+// as they are written: in "to", those that may hold addresses of nodes become
+// inbound/PREFIX, which no agent fetches, so that nobody has access by it. And
+// since such a policy's routes may be approved elsewhere, what no route of the
+// policy holds is written into the routes 0.0.0.0/0, ::/0 and exit, by which
+// nobody is approved.
 package compile
 
 import (
@@ -33,7 +63,7 @@ import (
 
 // Version is that of the compiler: it changes when the same policy compiles to
 // other leaves, and stands in every manifest.
-const Version = "writ/1"
+const Version = "writ/2"
 
 // Leaves compiles a checked policy. The leaves are sorted by name.
 func Leaves(p *model.Policy) ([]leaf.Leaf, error) {
@@ -48,8 +78,15 @@ func Leaves(p *model.Policy) ([]leaf.Leaf, error) {
 	for principal, groups := range memberships {
 		contents[leaf.PrincipalName(principal)] = leaf.Principal{Principal: principal, Groups: groups}
 	}
-	for to, in := range inbound(p) {
+	g, err := newGrants(p)
+	if err != nil {
+		return nil, err
+	}
+	for to, in := range g.inbound {
 		contents[leaf.InboundName(to)] = in
+	}
+	for _, r := range g.routes {
+		contents[leaf.RouteName(&r.Route)] = r.content()
 	}
 	for _, n := range p.Nodes {
 		tags := model.TagNames(n.Tags)
@@ -59,7 +96,10 @@ func Leaves(p *model.Policy) ([]leaf.Leaf, error) {
 	for _, e := range p.Enrolment {
 		tags := model.TagNames(e.Tags)
 		slices.Sort(tags)
-		contents[leaf.EnrolmentName(e.Name)] = leaf.Enrolment{Name: e.Name, Key: e.Key, Tags: tags, Names: slices.Sorted(slices.Values(e.Names))}
+		contents[leaf.EnrolmentName(e.Name)] = leaf.Enrolment{Name: e.Name, Key: e.Key, Tags: tags, Names: slices.Sorted(slices.Values(e.Names)), Expires: e.Expires}
+	}
+	for _, i := range p.Identity {
+		contents[leaf.IdentityName(i.Name)] = leaf.Identity{Name: i.Name, Issuer: i.Issuer, ClientID: i.ClientID, Members: slices.Compact(slices.Sorted(slices.Values(i.Members)))}
 	}
 	if len(contents) > leaf.MaxLeaves {
 		return nil, fmt.Errorf("compile: %d leaves, at most %d", len(contents), leaf.MaxLeaves)
@@ -76,7 +116,7 @@ func Leaves(p *model.Policy) ([]leaf.Leaf, error) {
 }
 
 func network(p *model.Policy) leaf.Network {
-	n := leaf.Network{Name: p.Network.Name, Domain: p.Network.Domain, Prefix4: p.Network.Prefix4, Admins: selectors(p.Admins)}
+	n := leaf.Network{Name: p.Network.Name, Domain: p.Network.Domain, Prefix4: p.Network.Prefix4, Session: int64(p.Network.Session / time.Second), Admins: selectors(p.Admins)}
 	for _, c := range byName(p.Network.Coordinators, func(c model.Coordinator) string { return c.Name }) {
 		n.Coordinators = append(n.Coordinators, leaf.Coordinator{Addr: c.Addr, Pin: c.Pin})
 	}
@@ -102,12 +142,14 @@ func byName[T any](list []T, name func(T) string) []T {
 	return slices.SortedFunc(slices.Values(list), func(a, b T) int { return strings.Compare(name(a), name(b)) })
 }
 
-// ports are sorted by shape, protocol and number, each once.
+// ports are sorted by shape, protocol and number, each once; never nil, which JSON
+// would write as null.
 func ports(list []acl.Ports) []acl.Ports {
-	return slices.Compact(slices.SortedFunc(slices.Values(list), func(a, b acl.Ports) int {
+	sorted := slices.SortedFunc(slices.Values(list), func(a, b acl.Ports) int {
 		return cmp.Or(cmp.Compare(a.Range, b.Range), cmp.Compare(a.Proto, b.Proto),
 			cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
-	}))
+	})
+	return append([]acl.Ports{}, slices.Compact(sorted)...)
 }
 
 // selectors are those of refs, sorted by their text, each once.
@@ -121,77 +163,3 @@ func selectors(refs []model.Ref) []acl.Selector {
 }
 
 func compareSelectors(a, b acl.Selector) int { return strings.Compare(a.String(), b.String()) }
-
-// inbound are the grants by destination, in the order of the rules' names.
-func inbound(p *model.Policy) map[acl.Selector]*acl.Inbound {
-	out := map[acl.Selector]*acl.Inbound{}
-	for _, r := range byName(p.Rules, func(r model.Rule) string { return r.Name }) {
-		grant := acl.Grant{Rule: r.Name, From: selectors(r.From), Allow: ports(r.Ports), Until: r.Until}
-		for _, to := range selectors(r.To) {
-			if out[to] == nil {
-				out[to] = &acl.Inbound{To: to}
-			}
-			out[to].Grants = append(out[to].Grants, grant)
-		}
-	}
-	return out
-}
-
-// flatten finds every group of every user and tag.
-func flatten(p *model.Policy) (map[acl.Selector][]acl.Membership, error) {
-	above := map[acl.Selector][]model.Member{} // member → its groups, as members of themselves
-	for _, g := range p.Groups {
-		for _, m := range g.Members {
-			above[m.Selector] = append(above[m.Selector], model.Member{
-				Selector: acl.Selector{Kind: acl.KindGroup, Name: g.Name}, Until: m.Until,
-			})
-		}
-	}
-	out := map[acl.Selector][]acl.Membership{}
-	for principal := range above {
-		if principal.Kind == acl.KindGroup {
-			continue
-		}
-		ends := map[string]time.Time{}
-		if err := climb(principal, time.Time{}, above, ends, 0); err != nil {
-			return nil, err
-		}
-		for _, group := range slices.Sorted(maps.Keys(ends)) {
-			out[principal] = append(out[principal], acl.Membership{Group: group, Until: ends[group]})
-		}
-	}
-	return out, nil
-}
-
-// maxNesting ends a climb that goes round; a checked policy has no cycles.
-const maxNesting = 1000
-
-// climb records in ends every group above the member, with the latest end by
-// which it is reached. A group is climbed again only where a way lasts longer
-// than the one known.
-func climb(member acl.Selector, until time.Time, above map[acl.Selector][]model.Member, ends map[string]time.Time, depth int) error {
-	if depth > maxNesting {
-		return fmt.Errorf("compile: groups nest more than %d deep at %s", maxNesting, member)
-	}
-	for _, group := range above[member] {
-		end := earlier(until, group.Until)
-		if known, ok := ends[group.Selector.Name]; ok && !later(end, known) {
-			continue
-		}
-		ends[group.Selector.Name] = end
-		if err := climb(group.Selector, end, above, ends, depth+1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// later reports whether end a is after end b; zero is without end.
-func later(a, b time.Time) bool { return !b.IsZero() && (a.IsZero() || a.After(b)) }
-
-func earlier(a, b time.Time) time.Time {
-	if later(a, b) {
-		return b
-	}
-	return a
-}
