@@ -8,9 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -129,6 +131,7 @@ type upCmd struct {
 	Userspace  bool     `help:"Run without privileges and without a network interface, with a proxy instead."`
 	Proxy      string   `default:"127.0.0.1:1055" placeholder:"ADDR" help:"In userspace, where the proxy listens, SOCKS5 and HTTP (${default})."`
 	Forward    []string `placeholder:"SPEC" help:"In userspace, hand a port of the mesh address to a local server: tcp/PORT=ADDRESS:PORT."`
+	Posture    string   `placeholder:"FILE" help:"A file with custom attributes to report, which rules may ask for: {\"diskEncrypted\": \"true\"}. Read again every half minute."`
 	Log        string   `default:"info" enum:"debug,info,warn,error" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
 }
 
@@ -149,7 +152,7 @@ func (u *upCmd) Run(e *env) error {
 	}
 	cfg := node.Config{
 		Dir: e.state, Socket: e.socket, Join: join, Name: u.Name, Version: version,
-		Port: u.Port, NoDirect: u.NoDirect,
+		Port: u.Port, NoDirect: u.NoDirect, Posture: u.Posture,
 	}
 	if u.Userspace {
 		cfg.Proxy = u.Proxy
@@ -341,6 +344,14 @@ func (w *whoisCmd) Run(e *env) error {
 	}
 	for _, g := range who.Groups {
 		fmt.Fprintf(e.stdout, "group   %s\n", g)
+	}
+	for _, attr := range slices.Sorted(maps.Keys(who.Posture)) {
+		fmt.Fprintf(e.stdout, "posture %s %s\n", attr, who.Posture[attr])
+	}
+	for _, name := range slices.Sorted(maps.Keys(who.Capabilities)) {
+		for _, value := range who.Capabilities[name] {
+			fmt.Fprintf(e.stdout, "may     %s %s\n", name, value)
+		}
 	}
 	fmt.Fprintf(e.stdout, "id      %s\n", who.Node)
 	return nil

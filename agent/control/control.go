@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -38,6 +39,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/coordinator/follow"
 	"github.com/writmesh/writ/coordinator/key"
 	"github.com/writmesh/writ/coordinator/leaf"
@@ -104,6 +106,7 @@ type Client struct {
 	netmap    *netmap.Netmap // as last put in force
 	changed   chan struct{}  // closed when netmap or refused changes
 	relays    []string
+	posture   map[string]string
 	record    []byte // nil where a new one is to be signed
 	recordDoc *papers.Record
 	unsure    int64  // serials after recordDoc's that a lost record may have
@@ -204,6 +207,37 @@ func (c *Client) SetRelays(names []string) {
 	if !same {
 		c.stir()
 	}
+}
+
+// SetPosture says what the node reports of itself in its record. What a record
+// cannot hold is an error, and the posture stays as it was.
+func (c *Client) SetPosture(posture map[string]string) error {
+	if err := checkPosture(posture); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	same := maps.Equal(posture, c.posture)
+	c.posture = maps.Clone(posture)
+	c.mu.Unlock()
+	if !same {
+		c.stir()
+	}
+	return nil
+}
+
+func checkPosture(posture map[string]string) error {
+	if len(posture) > papers.MaxPosture {
+		return fmt.Errorf("posture: %d attributes, at most %d", len(posture), papers.MaxPosture)
+	}
+	for attr, value := range posture {
+		if err := acl.CheckAttr(attr); err != nil {
+			return fmt.Errorf("posture: %w", err)
+		}
+		if err := acl.CheckAttrValue(value); err != nil {
+			return fmt.Errorf("posture: %s: %w", attr, err)
+		}
+	}
+	return nil
 }
 
 func (c *Client) stir() {
@@ -459,7 +493,7 @@ func (c *Client) current() ([]byte, *papers.Record, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	wg := c.cfg.WG.Public()
-	if old := c.recordDoc; c.record != nil && old != nil && old.Serial > c.held && old.WG.Equal(wg) && slices.Equal(old.Relays, c.relays) &&
+	if old := c.recordDoc; c.record != nil && old != nil && old.Serial > c.held && old.WG.Equal(wg) && slices.Equal(old.Relays, c.relays) && maps.Equal(old.Posture, c.posture) &&
 		now.Sub(old.Issued) < recordLife/3 && !now.Before(old.Issued) {
 		return c.record, old, nil
 	}
@@ -471,7 +505,7 @@ func (c *Client) current() ([]byte, *papers.Record, error) {
 		serial = max(serial, c.recordDoc.Serial+1) + c.unsure
 	}
 	doc, rec, err := papers.SignRecord(papers.Record{
-		Network: c.cfg.Network, Serial: serial, WG: wg, Relays: c.relays,
+		Network: c.cfg.Network, Serial: serial, WG: wg, Relays: c.relays, Posture: c.posture,
 		Issued: now, Expires: now.Add(recordLife),
 	}, c.cfg.Identity)
 	if err != nil {

@@ -39,7 +39,7 @@ func newUniverse() *universe {
 	subjects := []*acl.Subject{
 		{Name: "alice", User: user("alice"), Groups: []acl.Membership{{Group: "accounting"}}},
 		{Name: "bob", User: user("bob"), Groups: []acl.Membership{{Group: "engineering"}, {Group: "accounting", Until: epoch.Add(10 * time.Minute)}}},
-		{Name: "web", Tags: []string{"web"}},
+		{Name: "web", Tags: []string{"web"}, Posture: map[string]string{"os": "linux", "osVersion": "13"}},
 		{Name: "carol", User: user("carol"), Expires: epoch.Add(5 * time.Minute)},
 		{Name: "nobody"},
 	}
@@ -104,6 +104,14 @@ func (u *universe) rules(r *rand.Rand, opens bool) Rules {
 			}
 			if r.IntN(3) == 0 {
 				g.Until = epoch.Add(time.Duration(r.IntN(3600)) * time.Second)
+			}
+			if r.IntN(6) == 0 {
+				g.Posture = acl.Postures{{{Attr: "os", Op: acl.OpSet}}, {{Attr: "osVersion", Op: acl.OpMore, Values: []string{"12"}}}}[r.IntN(2):]
+			}
+			if r.IntN(6) == 0 && opens { // the epoch's hour begins and ends within the hours that are tried
+				day := acl.Days(1 << epoch.Weekday())
+				minute := uint16(epoch.Hour()*60 + epoch.Minute())
+				g.Hours = acl.Hours{{Days: pick(r, day, acl.EveryDay, acl.EveryDay&^day), Start: minute + uint16(r.IntN(20)), End: minute + 1 + uint16(r.IntN(40)), Zone: "UTC"}}
 			}
 			in.Grants = append(in.Grants, g)
 		}

@@ -1,6 +1,7 @@
 package localapi
 
 import (
+	"encoding/json"
 	"net/netip"
 	"time"
 )
@@ -179,6 +180,13 @@ type Whois struct {
 	Groups []string     `json:"groups,omitempty"`
 	Addrs  []netip.Addr `json:"addrs"`
 	Self   bool         `json:"self,omitempty"`
+
+	// Posture is what the node reports of itself, by attribute.
+	Posture map[string]string `json:"posture,omitempty"`
+
+	// Capabilities are what rules say that the node may do in applications here, by
+	// name: each value is what a rule has there, opaque to the network.
+	Capabilities map[string][]json.RawMessage `json:"capabilities,omitempty"`
 }
 
 // A Pong is the answer to a ping.

@@ -30,6 +30,7 @@ import (
 
 	"github.com/writmesh/writ/agent/control"
 	"github.com/writmesh/writ/agent/localapi"
+	"github.com/writmesh/writ/agent/posture"
 	"github.com/writmesh/writ/coordinator/key"
 	"github.com/writmesh/writ/coordinator/netmap"
 	"github.com/writmesh/writ/coordinator/papers"
@@ -54,6 +55,7 @@ type Config struct {
 	NoDirect   bool   // packets go by relay only
 	Loopback   bool   // loopback addresses are endpoints: for nodes that share a machine
 	Version    string
+	Posture    string // file of custom attributes that the record reports; empty: there is none
 	Ready      func() // called once, when what was known before is in force; nil: nobody waits
 	Log        *slog.Logger
 }
@@ -134,6 +136,7 @@ func Run(ctx context.Context, cfg Config) error {
 	tasks.Go(func() error { return api.Serve(ctx) })
 	tasks.Go(func() error { return a.control.Run(ctx) })
 	tasks.Go(func() error { return a.watchStatus(ctx) })
+	tasks.Go(func() error { return posture.Source{Version: cfg.Version, File: cfg.Posture}.Watch(ctx, a.report) })
 	tasks.Go(func() error { return a.serveLocal(ctx) })
 	err = tasks.Wait()
 	a.mu.Lock()
@@ -200,6 +203,16 @@ func (a *Agent) bump() {
 	a.version++
 	close(a.changed)
 	a.changed = make(chan struct{})
+}
+
+// report puts into the record what the node says of itself.
+func (a *Agent) report(attrs map[string]string, err error) {
+	if err != nil {
+		a.log.Warn("custom attributes are not reported", "err", err)
+	}
+	if err := a.control.SetPosture(attrs); err != nil {
+		a.log.Error("posture is not reported", "err", err)
+	}
 }
 
 // watchStatus bumps the version when control has news that is not a netmap, such

@@ -174,11 +174,13 @@ func (a *Agent) Whois(ap netip.AddrPort) (*localapi.Whois, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: no peer has %s", localapi.ErrUnknown, ap.Addr())
 	}
-	return whois(peer.Subject, peer.Addresses, a.now(), false), nil
+	w := whois(peer.Subject, peer.Addresses, a.now(), false)
+	w.Capabilities = acl.Capabilities(n.Inbound, acl.Request{From: peer.Subject, To: n.Self, At: a.now()})
+	return w, nil
 }
 
 func whois(s *acl.Subject, addrs []netip.Addr, at time.Time, self bool) *localapi.Whois {
-	w := &localapi.Whois{Node: s.ID.String(), Name: s.Name, Tags: s.Tags, Addrs: addrs, Self: self}
+	w := &localapi.Whois{Node: s.ID.String(), Name: s.Name, Tags: s.Tags, Addrs: addrs, Self: self, Posture: s.Posture}
 	if s.User != nil {
 		w.User = s.User.Email
 	}

@@ -62,10 +62,13 @@ func CheckAttr(name string) error {
 	return nil
 }
 
-// CheckAttrValue checks a value: printable ASCII, not empty.
+// CheckAttrValue checks a value: printable ASCII, not empty, no spaces around it.
 func CheckAttrValue(v string) error {
 	if v == "" || len(v) > MaxAttr {
 		return fmt.Errorf("attribute value of %d bytes: want 1 to %d", len(v), MaxAttr)
+	}
+	if strings.Trim(v, " ") != v {
+		return fmt.Errorf("attribute value %q: spaces around it", v)
 	}
 	for _, r := range v {
 		if r < ' ' || r > '~' {

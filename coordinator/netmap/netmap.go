@@ -220,6 +220,9 @@ func (s *State) Netmap(now time.Time) *Netmap {
 	}
 	for id, p := range s.peers {
 		subject, why := s.subject(p.admission)
+		if subject != nil {
+			subject.Posture = p.record.Posture
+		}
 		switch {
 		case why != "":
 		case !s.inForce(p):

@@ -30,6 +30,14 @@ func (d document) replace(key, value string) []byte {
 	panic("no line " + key)
 }
 
+// manyAttributes are lines of posture.
+func manyAttributes(n int) (lines string) {
+	for i := range n {
+		lines += fmt.Sprintf("posture custom:z%02d x\n", i)
+	}
+	return lines
+}
+
 // after adds a line behind the last with this key, and signs again.
 func (d document) after(key, line string) []byte {
 	at := strings.LastIndex(d.text, "\n"+key+" ") + 1
@@ -158,6 +166,12 @@ func defects() map[string][]byte {
 	add("record/wg_private", d.replace("wg", "wgkey:"+strings.TrimPrefix(wgKey.String(), "wgpub:")))
 	add("record/relays_five", d.sign(strings.Replace(d.text, "relay fra\nrelay ams\n", strings.Repeat("relay x\n", 5), 1)))
 	add("record/relay_address", d.replace("relay", "relay.acme.example:443"))
+	add("record/posture_unknown", d.replace("posture", "hostname x"))
+	add("record/posture_empty", d.replace("posture", "os"))
+	add("record/posture_twice", d.sign(strings.Replace(d.text, "posture os linux\n", "posture os linux\nposture os linux\n", 1)))
+	add("record/posture_unsorted", d.sign(strings.Replace(d.text, "posture os linux\nposture osVersion 13\n", "posture osVersion 13\nposture os linux\n", 1)))
+	add("record/posture_not_ascii", d.sign(strings.Replace(d.text, "posture os linux", "posture os lіnux", 1)))
+	add("record/posture_seventeen", d.after("posture", strings.TrimSuffix(manyAttributes(14), "\n")))
 	add("record/expires_at_issue", d.replace("expires", "2026-11-22T12:00:00Z"))
 	add("record/expires_before_issue", d.replace("expires", "2026-11-22T11:59:59Z"))
 	add("record/expires_after_48_hours", d.replace("expires", "2026-11-24T12:00:01Z"))

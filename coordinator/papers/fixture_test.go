@@ -116,6 +116,7 @@ func exampleRecord() Record {
 	return Record{
 		Network: network(), Node: ledger.Public().NodeID(), Serial: noon.Unix(), WG: wgKey,
 		Relays: []string{"fra", "ams"}, Issued: noon, Expires: noon.Add(24 * time.Hour),
+		Posture: map[string]string{"os": "linux", "osVersion": "13", "custom:diskEncrypted": "true"},
 	}
 }
 

@@ -40,6 +40,7 @@
 //	serial 1795000000
 //	wg wgpub:…               WireGuard key
 //	relay NAME               0 to 4 lines: home relays, best first
+//	posture ATTR VALUE       0 to 16 lines, sorted: what the node reports of itself
 //	issued 2026-11-22T10:00:00Z
 //	expires 2026-11-23T10:00:00Z   at most 48 h after issued
 //

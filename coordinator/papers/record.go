@@ -3,6 +3,9 @@ package papers
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/writmesh/writ/coordinator/acl"
@@ -21,6 +24,9 @@ const (
 	MaxRecordLife = 48 * time.Hour
 
 	maxHomeRelays = 4
+
+	// MaxPosture is how many attributes a record reports at most.
+	MaxPosture = 16
 )
 
 // A Record is what a node says of itself.
@@ -29,7 +35,8 @@ type Record struct {
 	Node    key.NodeID
 	Serial  int64
 	WG      key.WGPublic
-	Relays  []string // names of home relays, best first
+	Relays  []string          // names of home relays, best first
+	Posture map[string]string // what the node reports of itself, by attribute (acl.CheckAttr)
 	Issued  time.Time
 	Expires time.Time
 
@@ -49,9 +56,31 @@ func (r *Record) Text() string {
 	for _, name := range r.Relays {
 		w.Line("relay", name)
 	}
+	for _, attr := range slices.Sorted(maps.Keys(r.Posture)) {
+		w.Line("posture", attr+" "+r.Posture[attr])
+	}
 	w.Line("issued", r.Issued)
 	w.Line("expires", r.Expires)
 	return w.String()
+}
+
+// readPosture reads the lines of a record's posture, sorted by attribute.
+func readPosture(r *body.Reader) (map[string]string, error) {
+	var out map[string]string
+	for _, line := range r.Many("posture", MaxPosture) {
+		attr, value, _ := strings.Cut(line, " ")
+		if err := acl.CheckAttr(attr); err != nil {
+			return nil, fmt.Errorf("posture: %w", err)
+		}
+		if err := acl.CheckAttrValue(value); err != nil {
+			return nil, fmt.Errorf("posture: %s: %w", attr, err)
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[attr] = value // twice, or out of order: not in canonical form
+	}
+	return out, nil
 }
 
 // SignRecord checks a record and signs it with the node's identity key, whose
@@ -74,11 +103,15 @@ func parseRecord(text string) (*Record, error) {
 	rec.Serial = r.Int("serial")
 	rec.WG = body.Value(r, "wg", key.ParseWGPublic)
 	rec.Relays = body.Values(r, "relay", maxHomeRelays, checked(acl.CheckName, "relay"))
+	posture, badPosture := readPosture(r)
+	rec.Posture = posture
 	rec.Issued = r.Time("issued", false)
 	rec.Expires = r.Time("expires", false)
 	switch err := r.Err(); {
 	case err != nil:
 		return nil, fmt.Errorf("record: %w", err)
+	case badPosture != nil:
+		return nil, fmt.Errorf("record: %w", badPosture)
 	case !rec.Expires.After(rec.Issued), rec.Expires.Sub(rec.Issued) > MaxRecordLife:
 		return nil, fmt.Errorf("record: lives from %s to %s, want at most %s", rec.Issued, rec.Expires, MaxRecordLife)
 	case rec.Text() != text:

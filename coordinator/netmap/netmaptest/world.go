@@ -3,6 +3,7 @@
 package netmaptest
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -71,6 +72,9 @@ type Rule struct {
 	Name, From, To, Allow string // From and Allow: separated by spaces
 	Except                string
 	Until                 time.Time
+	Hours                 acl.Hours
+	Posture               acl.Postures
+	Capabilities          map[string]json.RawMessage
 }
 
 // New founds a network at that time.
@@ -268,7 +272,7 @@ func (w *World) compile(p Policy) []leaf.Leaf {
 	}
 	inbound := map[acl.Selector]*acl.Inbound{}
 	for _, r := range p.Rules {
-		g := acl.Grant{Rule: r.Name, From: sels(r.From), Except: sels(r.Except), Until: r.Until}
+		g := acl.Grant{Rule: r.Name, From: sels(r.From), Except: sels(r.Except), Until: r.Until, Hours: r.Hours, Posture: r.Posture, Capabilities: r.Capabilities}
 		for _, f := range strings.Fields(r.Allow) {
 			ports, err := acl.ParsePorts(f)
 			w.must(err)
