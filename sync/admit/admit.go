@@ -11,9 +11,10 @@
 //     admission it has: a key has one name, address pair and principal for life.
 //  3. A pinned node: the policy names its identity key. It gets the name, user or
 //     tags, and address of the pin.
-//  4. An enrolment: the entry is in the policy, its key signed this identity key,
-//     name and exactly the entry's tags, the name matches the entry's patterns,
-//     and no pin names the identity key: that one is to join as the policy says.
+//  4. An enrolment: the entry is in the policy and has not ended, its key signed
+//     this identity key, name and exactly the entry's tags, the name matches the
+//     entry's patterns, and no pin names the identity key: that one is to join as
+//     the policy says. Whom an entry admitted before its end, stays.
 //  5. The name is not that of a live node, and not pinned for another key.
 //  6. The address is the pin's, or the lowest of the network's prefix that no
 //     live node and no pin has.
@@ -147,7 +148,7 @@ func (a *Admitter) Decide(id key.IdentityPublic, join []byte, now time.Time) (*p
 	if e, ok := a.Log.Newest(node); ok {
 		return e.Admission, e.Note, nil
 	}
-	ad, err := a.judge(j, p)
+	ad, err := a.judge(j, p, now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -178,7 +179,7 @@ func (a *Admitter) why(id key.NodeID) string {
 }
 
 // judge checks the proof and fills in principal, basis and IPv4 address.
-func (a *Admitter) judge(j *papers.Join, p *papers.Proof) (*papers.Admission, error) {
+func (a *Admitter) judge(j *papers.Join, p *papers.Proof, now time.Time) (*papers.Admission, error) {
 	ad := &papers.Admission{}
 	pin, reserved := a.standing.Pins[j.Name]
 	own, pinned := a.pinOf(j.Identity)
@@ -202,6 +203,8 @@ func (a *Admitter) judge(j *papers.Join, p *papers.Proof) (*papers.Admission, er
 			return nil, refuse("the policy has no enrolment entry %q", p.Entry)
 		case !entry.Key.Verify(papers.EnrolText(a.Network, j.Identity, j.Name, p.Tags), p.Signature):
 			return nil, refuse("the secret is not the one of enrolment entry %q", p.Entry)
+		case !entry.Expires.IsZero() && !now.Before(entry.Expires):
+			return nil, refuse("enrolment entry %q ended at %s", p.Entry, entry.Expires.UTC().Format(time.RFC3339))
 		case !slices.Equal(p.Tags, entry.Tags): // said to nobody without the secret
 			return nil, refuse("enrolment entry %q gives the tags %s, the secret is for %s", p.Entry, strings.Join(entry.Tags, ", "), strings.Join(p.Tags, ", "))
 		case !matches(entry.Names, j.Name):
