@@ -30,7 +30,10 @@ func (p *Policy) With(rules ...Rule) (*Policy, error) {
 // rules and tests from what is written, and adds to Warnings. A second call
 // changes nothing.
 func (p *Policy) Check() error {
-	c := &check{p: p, groups: map[string]*Group{}, tags: map[string]bool{}, nodes: map[string]bool{}, services: map[string]*Service{}}
+	c := &check{
+		p: p, groups: map[string]*Group{}, tags: map[string]bool{}, nodes: map[string]bool{}, services: map[string]*Service{},
+		hosts: map[string]*Host{}, postures: map[string]bool{}, pinned: map[netip.Addr]bool{}, inside: map[string]groupInside{},
+	}
 	c.sort()
 	for i := range p.Groups {
 		c.groups[p.Groups[i].Name] = &p.Groups[i]
@@ -40,7 +43,17 @@ func (p *Policy) Check() error {
 	}
 	for _, n := range p.Nodes {
 		c.nodes[n.Name] = true
+		if n.Address4.IsValid() {
+			c.pinned[n.Address4] = true
+		}
 	}
+	for i := range p.Hosts {
+		c.hosts[p.Hosts[i].Name] = &p.Hosts[i]
+	}
+	for _, q := range p.Postures {
+		c.postures[q.Name] = true
+	}
+	c.routed = newPrefixSet(p.Routes)
 	for i := range p.Services {
 		c.services[p.Services[i].Name] = &p.Services[i]
 	}
@@ -52,14 +65,15 @@ func (p *Policy) Check() error {
 	for _, t := range p.Tags {
 		c.refs(subject("tag", t.Name), t.Owners)
 	}
-	for _, h := range p.Hosts {
-		if p.Network.Prefix4.IsValid() && h.Prefix.IsValid() && p.Network.Prefix4.Overlaps(h.Prefix) {
-			c.problems.Add(h.Place, "%s: %s overlaps the network's own prefix %s; hosts there are not enforced by this version: pin a node",
-				subject("host", h.Name), h.Prefix, p.Network.Prefix4)
-		}
+	c.checkHosts()
+	c.checkRoutes()
+	c.checkIdentity()
+	for _, t := range p.Teams {
+		c.ends(subject("team", t.Name), "scope", t.Scope)
 	}
 	c.checkNodes()
 	c.checkServers()
+	c.warnLiteral()
 	p.Warnings = append(p.Warnings, c.warnings...).tidy()
 	return c.problems.Err()
 }
@@ -70,6 +84,13 @@ type check struct {
 	tags     map[string]bool
 	nodes    map[string]bool // pinned
 	services map[string]*Service
+	hosts    map[string]*Host
+	postures map[string]bool
+	pinned   map[netip.Addr]bool    // addresses of pinned nodes
+	routed   prefixSet              // what routes approve
+	inside   map[string]groupInside // of groups that were asked about
+	bearable map[string]bool        // tags that nodes may bear; nil until asked for
+	literal  []Place                // where addresses stand that no pinned node has
 	looked   int                    // for nearest names, so often
 	expanded map[string][]acl.Ports // of services
 	problems Problems
@@ -83,6 +104,10 @@ func (c *check) sort() {
 	named(c, "tag", p.Tags, func(t Tag) (string, Place) { return t.Name, t.Place })
 	named(c, "host", p.Hosts, func(h Host) (string, Place) { return h.Name, h.Place })
 	named(c, "service", p.Services, func(s Service) (string, Place) { return s.Name, s.Place })
+	named(c, "route", p.Routes, func(r Route) (string, Place) { return r.Prefix.String(), r.Place })
+	named(c, "posture", p.Postures, func(q Posture) (string, Place) { return q.Name, q.Place })
+	named(c, "identity", p.Identity, func(i Identity) (string, Place) { return i.Name, i.Place })
+	named(c, "team", p.Teams, func(t Team) (string, Place) { return t.Name, t.Place })
 	named(c, "rule", p.Rules, func(r Rule) (string, Place) { return r.Name, r.Place })
 	named(c, "test", p.Tests, func(t Test) (string, Place) { return t.Name, t.Place })
 	named(c, "enrolment", p.Enrolment, func(e Enrolment) (string, Place) { return e.Name, e.Place })
@@ -109,7 +134,7 @@ func named[T any](c *check, what string, list []T, id func(T) (string, Place)) {
 	}
 }
 
-// refs checks that the groups and tags of refs exist.
+// refs checks that what refs name exists.
 func (c *check) refs(what string, refs []Ref) {
 	for _, r := range refs {
 		c.selector(what, r.Selector, r.Place)
@@ -128,6 +153,10 @@ func (c *check) selector(what string, s acl.Selector, at Place) {
 		}
 	case acl.KindNode:
 		c.node(what, s.Name, at)
+	case acl.KindHost:
+		if c.hosts[s.Name] == nil {
+			unknownName(c, what, "host", s.Name, at, c.hosts)
+		}
 	}
 }
 
@@ -158,54 +187,6 @@ func near[T any](c *check, name string, known map[string]T) string {
 		return ""
 	}
 	return didYouMean(nearest(name, slices.Collect(maps.Keys(known))))
-}
-
-func (c *check) checkGroups() {
-	for i := range c.p.Groups {
-		g := &c.p.Groups[i]
-		what := subject("group", g.Name)
-		if len(g.Members) == 0 {
-			c.warnings.Add(g.Place, "%s has no members", what)
-		}
-		g.Members = c.members(what, g.Members)
-		for _, m := range g.Members {
-			c.selector(what, m.Selector, m.Place)
-		}
-	}
-	cycles(c, "group", c.p.Groups, func(g Group) (string, Place, []PortRef) {
-		var inner []PortRef
-		for _, m := range g.Members {
-			if m.Selector.Kind == acl.KindGroup {
-				inner = append(inner, PortRef{m.Selector.Name, m.Place})
-			}
-		}
-		return g.Name, g.Place, inner
-	})
-}
-
-// members sorts a group's members and drops repetitions. Two entries of one
-// member with different ends contradict each other.
-func (c *check) members(what string, list []Member) []Member {
-	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b Member) int {
-		if x := strings.Compare(a.Selector.String(), b.Selector.String()); x != 0 {
-			return x
-		}
-		return a.Place.Compare(b.Place)
-	})
-	return slices.CompactFunc(list, func(a, b Member) bool {
-		if a.Selector != b.Selector {
-			return false
-		}
-		twice := Problem{Place: b.Place, Also: []Place{a.Place}, Message: fmt.Sprintf("%s: %s is written twice", what, b.Selector)}
-		if !a.Until.Equal(b.Until) {
-			twice.Message += ", with different ends"
-			c.problems = append(c.problems, twice)
-		} else {
-			c.warnings = append(c.warnings, twice)
-		}
-		return true
-	})
 }
 
 // cycles tells each cycle once, from the least of its names.
@@ -273,10 +254,19 @@ func (c *check) checkRules() {
 	for i := range c.p.Rules {
 		r := &c.p.Rules[i]
 		what := subject("rule", r.Name)
-		c.refs(what, r.From)
-		c.refs(what, r.To)
-		c.self(what, r.From, r.To)
+		c.ends(what, "from", r.From)
+		c.ends(what, "to", r.To)
+		c.covered(what, r.From)
+		c.covered(what, r.To)
 		r.Ports = c.ports(what, r.Allow)
+		for _, p := range r.Posture {
+			if !c.postures[p.Name] {
+				unknownName(c, what, "posture", p.Name, p.Place, c.postures)
+			}
+		}
+		if name, ok := strings.CutPrefix(r.Owner, "group:"); ok && c.groups[name] == nil {
+			unknownName(c, what+": owner", "group", name, r.Place, c.groups)
+		}
 	}
 }
 
@@ -285,9 +275,8 @@ func (c *check) checkTests() {
 		t := &c.p.Tests[i]
 		what := subject("test", t.Name)
 		assertion := func(from, to []Ref, on []PortRef) []acl.Ports {
-			c.refs(what, from)
-			c.refs(what, to)
-			c.self(what, from, to)
+			c.ends(what, "from", from)
+			c.ends(what, "to", to)
 			return c.ports(what, on)
 		}
 		t.Allow, t.Deny, t.Only = slices.Clone(t.Allow), slices.Clone(t.Deny), slices.Clone(t.Only)
@@ -302,21 +291,6 @@ func (c *check) checkTests() {
 		for j := range t.Only {
 			a := &t.Only[j]
 			a.Ports = assertion(a.From, a.To, a.On)
-		}
-	}
-}
-
-// self checks the use of autogroup:self, which means something only beside the
-// node it is compared with.
-func (c *check) self(what string, from, to []Ref) {
-	for _, r := range from {
-		if r.Selector.Kind == acl.KindSelf {
-			c.problems.Add(r.Place, `%s: autogroup:self stands in "to" only`, what)
-		}
-	}
-	for _, r := range to {
-		if r.Selector.Kind == acl.KindSelf && len(to) > 1 {
-			c.problems.Add(r.Place, `%s: autogroup:self stands alone in "to"; write another rule for the rest`, what)
 		}
 	}
 }

@@ -35,6 +35,11 @@ func (d *decoder) policy(v *value) *Policy {
 		p.Services = append(p.Services, Service{name, d.ports(v, subject("service", name)), v.place})
 		d.notEmpty(v, subject("service", name), "ports")
 	})
+	each(v, "routes", func(prefix string, v *value) { p.Routes = append(p.Routes, d.route(prefix, v)) })
+	p.Exit = d.exit(v.field("exit"))
+	each(v, "postures", func(name string, v *value) { p.Postures = append(p.Postures, d.posture(name, v)) })
+	each(v, "identity", func(name string, v *value) { p.Identity = append(p.Identity, d.identity(name, v)) })
+	each(v, "teams", func(name string, v *value) { p.Teams = append(p.Teams, d.team(name, v)) })
 	each(v, "rules", func(name string, v *value) { p.Rules = append(p.Rules, d.rule(name, v)) })
 	each(v, "tests", func(name string, v *value) { p.Tests = append(p.Tests, d.test(name, v)) })
 	each(v, "enrolment", func(name string, v *value) { p.Enrolment = append(p.Enrolment, d.enrolment(name, v)) })
@@ -42,7 +47,7 @@ func (d *decoder) policy(v *value) *Policy {
 	each(v, "relays", func(name string, v *value) {
 		d.name("relay", name, v)
 		what := subject("relay", name)
-		p.Relays = append(p.Relays, Relay{name, d.addr(v.field("addr"), what), d.identity(v.field("key"), what), d.stun(v, what), v.place})
+		p.Relays = append(p.Relays, Relay{name, d.addr(v.field("addr"), what), d.nodeKey(v.field("key"), what), d.stun(v, what), v.place})
 	})
 	each(v, "revoked", func(id string, v *value) {
 		node, err := key.ParseNodeID(id)
@@ -95,6 +100,10 @@ func (d *decoder) network(v *value) Network {
 	var err error
 	n.Prefix4, err = parsePrefix4(prefix.str)
 	d.add(prefix.place, "network: prefix4", err)
+	n.Session = d.session(v.field("session"))
+	if literal := v.field("literalAddresses"); literal != nil {
+		n.LiteralAddresses = literal.yes
+	}
 	each(v, "coordinators", func(name string, v *value) {
 		d.name("coordinator", name, v)
 		what := subject("coordinator", name)
@@ -103,47 +112,40 @@ func (d *decoder) network(v *value) Network {
 	return n
 }
 
-func (d *decoder) group(name string, v *value) Group {
-	d.name("group", name, v)
-	what := subject("group", name)
-	g := Group{Name: name, Place: v.place}
-	for _, item := range v.items {
-		m := Member{Place: item.place}
-		text := item
-		if item.kind == kindStruct {
-			text = item.field("member")
-			m.Until = d.time(item.field("until"), what)
-		}
-		ref, ok := d.ref(text, what)
-		if !ok {
-			continue
-		}
-		switch ref.Selector.Kind {
-		case acl.KindUser, acl.KindGroup, acl.KindTag:
-			m.Selector = ref.Selector
-			g.Members = append(g.Members, m)
-		default:
-			d.problems.Add(text.place, "%s: a member is a user, a group or a tag, not %s", what, ref.Selector)
-		}
-	}
-	return g
-}
-
 func (d *decoder) rule(name string, v *value) Rule {
 	d.name("rule", name, v)
 	what := subject("rule", name)
-	for _, f := range []string{"from", "to", "allow"} {
-		d.notEmpty(v.field(f), what, quoteName(f))
+	allow := v.field("allow")
+	switch {
+	case allow != nil:
+		d.notEmpty(allow, what, `"allow"`)
+	case v.field("capabilities") == nil:
+		d.problems.Add(v.place, `%s: neither "allow" nor "capabilities": it gives nothing`, what)
 	}
 	return Rule{
-		Name:  name,
-		From:  d.refs(v.field("from"), what),
-		To:    d.refs(v.field("to"), what),
-		Allow: d.ports(v.field("allow"), what),
-		Until: d.time(v.field("until"), what),
-		Why:   d.text(v.field("why"), what, "why"),
-		Place: v.place,
+		Name:         name,
+		From:         d.ends(v.field("from"), what, "from"),
+		To:           d.ends(v.field("to"), what, "to"),
+		Allow:        d.ports(allow, what),
+		Until:        d.time(v.field("until"), what),
+		Hours:        d.hours(v.field("hours"), what),
+		Posture:      d.postureNames(v.field("posture"), what),
+		Capabilities: d.capabilities(v.field("capabilities"), what),
+		Why:          d.text(v.field("why"), what, "why"),
+		Owner:        d.owner(v.field("owner"), what),
+		Place:        v.place,
 	}
+}
+
+// owner reads who answers for a rule.
+func (d *decoder) owner(v *value, what string) string {
+	if v == nil {
+		return ""
+	}
+	if r, ok := d.ref(v, what); ok && r.Selector.Kind != acl.KindUser && r.Selector.Kind != acl.KindGroup {
+		d.problems.Add(v.place, "%s: an owner is a user or a group, not %s", what, r.Selector)
+	}
+	return v.str
 }
 
 func (d *decoder) test(name string, v *value) Test {
@@ -171,21 +173,17 @@ func (d *decoder) test(name string, v *value) Test {
 }
 
 func (d *decoder) assertion(v *value, what string) Assertion {
-	for _, f := range []string{"from", "to"} {
-		if e := v.field(f); e.kind == kindList {
-			d.notEmpty(e, what, quoteName(f))
-		}
-	}
 	on := v.field("on")
 	if on != nil {
 		d.notEmpty(on, what, `"on"`)
 	}
 	empty := v.field("allowEmpty")
 	return Assertion{
-		From:       d.refs(v.field("from"), what),
-		To:         d.refs(v.field("to"), what),
+		From:       d.ends(v.field("from"), what, "from"),
+		To:         d.ends(v.field("to"), what, "to"),
 		On:         d.ports(on, what),
 		At:         d.time(v.field("at"), what),
+		Posture:    d.reported(v.field("posture"), what),
 		AllowEmpty: empty != nil && empty.yes,
 		Place:      v.place,
 	}
@@ -200,6 +198,7 @@ func (d *decoder) enrolment(name string, v *value) Enrolment {
 	d.add(v.field("key").place, what, err)
 	d.notEmpty(v.field("tags"), what, `"tags"`)
 	d.notEmpty(v.field("names"), what, `"names"`)
+	e.Expires = d.time(v.field("expires"), what)
 	for _, n := range v.field("names").items {
 		d.add(n.place, what, checkPattern(n.str))
 		e.Names = append(e.Names, n.str)
@@ -212,7 +211,7 @@ func (d *decoder) node(name string, v *value) Node {
 	if err := acl.CheckLabel("node", name); err != nil {
 		d.problems.Add(v.place, "%s", clean(err.Error()))
 	}
-	n := Node{Name: name, Key: d.identity(v.field("key"), what), Tags: d.tags(v.field("tags"), what), Place: v.place}
+	n := Node{Name: name, Key: d.nodeKey(v.field("key"), what), Tags: d.tags(v.field("tags"), what), Place: v.place}
 	if user := v.field("user"); user != nil {
 		n.User = user.str
 		d.add(user.place, what, checkUser(user.str))
@@ -227,83 +226,6 @@ func (d *decoder) node(name string, v *value) Node {
 	}
 	n.Endpoints = d.endpoints(v.field("endpoints"), what)
 	return n
-}
-
-// ref reads one selector.
-func (d *decoder) ref(v *value, what string) (Ref, bool) {
-	if _, err := parsePrefix(v.str); err == nil {
-		d.problems.Add(v.place, "%s: %s: addresses as selectors are not enforced by this version", what, v.str)
-		return Ref{}, false
-	}
-	err := checkASCII("selector", v.str)
-	var sel acl.Selector
-	if err == nil {
-		sel, err = acl.ParseSelector(v.str)
-	}
-	if err != nil {
-		d.add(v.place, what, err)
-		return Ref{}, false
-	}
-	switch sel.Kind {
-	case acl.KindPrefix, acl.KindHost, acl.KindInternet, acl.KindClaim:
-		d.problems.Add(v.place, "%s: %s: addresses, hosts and claims as selectors are not enforced by this version", what, sel)
-		return Ref{}, false
-	}
-	return Ref{Selector: sel, Place: v.place}, true
-}
-
-// refs reads one selector or a list of them. One that is written twice counts
-// once.
-func (d *decoder) refs(v *value, what string) (refs []Ref) {
-	if v == nil {
-		return nil
-	}
-	items := v.items
-	if v.kind == kindString {
-		items = []*value{v}
-	}
-	seen := map[acl.Selector]Place{}
-	for _, item := range items {
-		ref, ok := d.ref(item, what)
-		if !ok {
-			continue
-		}
-		if before, ok := seen[ref.Selector]; ok {
-			d.warnings = append(d.warnings, Problem{Place: ref.Place, Also: []Place{before},
-				Message: fmt.Sprintf("%s: %s is written twice", what, ref.Selector)})
-			continue
-		}
-		seen[ref.Selector] = ref.Place
-		refs = append(refs, ref)
-	}
-	return refs
-}
-
-// principals reads a list of users and groups, and of tags where they may own.
-func (d *decoder) principals(v *value, what string, tags bool) (out []Ref) {
-	for _, r := range d.refs(v, what) {
-		switch k := r.Selector.Kind; {
-		case k == acl.KindUser, k == acl.KindGroup, k == acl.KindTag && tags:
-			out = append(out, r)
-		case tags:
-			d.problems.Add(r.Place, "%s: an owner is a user, a group or a tag, not %s", what, r.Selector)
-		default:
-			d.problems.Add(r.Place, "%s: want a user or a group, not %s", what, r.Selector)
-		}
-	}
-	return out
-}
-
-// tags reads the tags that a node bears.
-func (d *decoder) tags(v *value, what string) (out []Ref) {
-	for _, r := range d.refs(v, what) {
-		if r.Selector.Kind != acl.KindTag {
-			d.problems.Add(r.Place, "%s: %s is not a tag", what, r.Selector)
-			continue
-		}
-		out = append(out, r)
-	}
-	return out
 }
 
 // ports reads a list of ports; Check expands it.
@@ -323,7 +245,7 @@ func (d *decoder) ports(v *value, what string) (ports []PortRef) {
 	return ports
 }
 
-func (d *decoder) identity(v *value, what string) key.IdentityPublic {
+func (d *decoder) nodeKey(v *value, what string) key.IdentityPublic {
 	k, err := key.ParseIdentityPublic(v.str)
 	d.add(v.place, what, err)
 	return k
@@ -335,7 +257,7 @@ func (d *decoder) pin(v *value, what string) key.IdentityPublic {
 		d.problems.Add(v.place, "%s: webpki is not enforced by this version: write the key that the coordinator prints", what)
 		return key.IdentityPublic{}
 	}
-	return d.identity(v, what)
+	return d.nodeKey(v, what)
 }
 
 func (d *decoder) addr(v *value, what string) string {

@@ -29,6 +29,7 @@ func schema(ctx *cue.Context) cue.Value {
 // what is wrong: CUE reports a misspelt field inside an alternative as two or
 // three errors, none of which names the field it should have been.
 type shape struct {
+	opaque   bool              // any definite value will do; the others are empty
 	kinds    []kind            // that a value may have
 	fields   map[string]*shape // of a struct, by name
 	required []string          // of these fields; sorted
@@ -50,6 +51,10 @@ func (s *shape) add(v cue.Value) {
 		for _, a := range args {
 			s.add(a)
 		}
+		return
+	}
+	if v.IncompleteKind() == cue.TopKind {
+		s.opaque = true
 		return
 	}
 	k := kindOf(v.IncompleteKind())
@@ -77,13 +82,18 @@ func (s *shape) add(v cue.Value) {
 
 // want names the kinds for a person.
 func (s *shape) want() string {
+	if s.opaque {
+		return "any JSON value"
+	}
 	names := make([]string, 0, len(s.kinds))
 	for _, k := range s.kinds {
 		switch {
-		case k == kindList && len(s.elem.kinds) == 1 && s.elem.kinds[0] == kindString:
+		case k == kindList && slices.Equal(s.elem.kinds, []kind{kindString}):
 			names = append(names, "a list of strings")
 		case k == kindStruct && len(s.required) > 0:
 			names = append(names, "{"+s.required[0]+": …}")
+		case k == kindStruct && len(s.fields) > 0:
+			names = append(names, "{"+strings.Join(slices.Sorted(maps.Keys(s.fields)), ", ")+"}")
 		default:
 			names = append(names, k.String())
 		}
@@ -104,12 +114,12 @@ func (c *checker) add(path []string, p Problem) {
 }
 
 func (c *checker) check(v *value, s *shape, path []string) {
-	if v.kind == kindNone && !c.whole {
+	if v.kind == kindNone && !c.whole || v.kind != kindNone && s.opaque {
 		return
 	}
 	if !slices.Contains(s.kinds, v.kind) {
 		p := Problem{Place: v.place, Message: fmt.Sprintf("%s: want %s, not %s", pathText(path), s.want(), v.describe())}
-		if v.kind == kindString && slices.Contains(s.kinds, kindList) {
+		if v.kind == kindString && slices.Contains(s.kinds, kindList) && slices.Contains(s.elem.kinds, kindString) {
 			p.Hint = "write [" + quoteName(v.str) + "]"
 		}
 		for _, f := range v.fields {
@@ -137,7 +147,7 @@ func (c *checker) check(v *value, s *shape, path []string) {
 			c.check(f.value, s.any, at)
 		default:
 			message, near := unknownField(at, s)
-			c.add(at, Problem{Place: f.value.place, Message: message})
+			c.add(at, Problem{Place: f.value.place, Message: message, Hint: instead(at)})
 			meant = append(meant, near)
 		}
 	}

@@ -1,5 +1,7 @@
 package model
 
+import "slices"
+
 // unenforced are the constructs of the policy language that nothing in this
 // version enforces. They are refused by name: a policy that is accepted is
 // enforced whole. "*" stands for any one label.
@@ -7,48 +9,56 @@ var unenforced = []struct {
 	path []string
 	why  string
 }{
-	{[]string{"identity"}, "nodes are pinned or enrolled, not logged in"},
-	{[]string{"routes"}, "there are no subnet routers"},
-	{[]string{"exits"}, "there are no exit nodes"},
-	{[]string{"posture"}, "nodes report no posture"},
-	{[]string{"postures"}, "nodes report no posture"},
-	{[]string{"claims"}, "nodes are not logged in, so they have no claims"},
 	{[]string{"workload"}, "workload tokens are not accepted"},
 	{[]string{"workloads"}, "workload tokens are not accepted"},
 	{[]string{"dns"}, "there are no DNS settings"},
-	{[]string{"generate"}, "rules are not computed"},
-	{[]string{"capabilities"}, "rules carry ports only"},
-	{[]string{"network", "session"}, "nodes are not logged in, so nothing ends a session"},
 	{[]string{"network", "dns"}, "there are no DNS settings"},
 	{[]string{"network", "prefix6"}, "IPv6 addresses follow from the identity key"},
 	{[]string{"network", "minAgent"}, "agents of every version are served"},
-	{[]string{"groups", "*", "*", "except"}, "a selector does not subtract"},
-	{[]string{"rules", "*", "except"}, "a selector does not subtract"},
-	{[]string{"rules", "*", "*", "*", "except"}, "a selector does not subtract"},
-	{[]string{"rules", "*", "hours"}, "rules hold at all hours until their end"},
-	{[]string{"rules", "*", "posture"}, "nodes report no posture"},
-	{[]string{"rules", "*", "claims"}, "nodes are not logged in, so they have no claims"},
-	{[]string{"rules", "*", "capabilities"}, "rules carry ports only"},
-	{[]string{"rules", "*", "via"}, "there are no subnet routers"},
-	{[]string{"tests", "*", "*", "*", "posture"}, "nodes report no posture"},
-	{[]string{"enrolment", "*", "expires"}, "an enrolment key holds until it is removed"},
+	{[]string{"rules", "*", "via"}, "a rule does not choose among routers"},
 	{[]string{"enrolment", "*", "count"}, "uses of an enrolment key are not counted"},
+}
+
+// misplaced are fields that people look for where they are not, and what to
+// write instead.
+var misplaced = []struct {
+	path []string
+	hint string
+}{
+	{[]string{"rules", "*", "except"}, `write from: {any: ["group:eng"], except: ["alice@acme.example"]}`},
+	{[]string{"groups", "*", "*", "except"}, "a group does not subtract: a rule excepts, in from or to"},
+	{[]string{"groups", "*", "except"}, "a group does not subtract: a rule excepts, in from or to"},
+	{[]string{"rules", "*", "claims"}, `make a group of them: [{claim: {name: "groups", value: "eng"}}]`},
+	{[]string{"claims"}, `a claim stands in a group: [{claim: {name: "groups", value: "eng"}}]`},
+	{[]string{"generate"}, "rules are computed by Rego, in generate/"},
+	{[]string{"guard"}, "guards are Rego, in guard/"},
+	{[]string{"capabilities"}, "capabilities stand in a rule"},
+	{[]string{"hours"}, "hours stand in a rule"},
+	{[]string{"except"}, "a rule excepts, in from or to"},
 }
 
 // notEnforced says why the construct at path is not enforced; empty when it is
 // none of the policy language.
 func notEnforced(path []string) string {
-next:
 	for _, u := range unenforced {
-		if len(u.path) != len(path) {
-			continue
+		if at(path, u.path) {
+			return u.why
 		}
-		for i, label := range u.path {
-			if label != "*" && label != path[i] {
-				continue next
-			}
-		}
-		return u.why
 	}
 	return ""
+}
+
+// instead is what to write instead of a field that is not where it was looked for.
+func instead(path []string) string {
+	for _, m := range misplaced {
+		if at(path, m.path) {
+			return m.hint
+		}
+	}
+	return ""
+}
+
+// at reports whether path is the one that pattern names.
+func at(path, pattern []string) bool {
+	return slices.EqualFunc(path, pattern, func(label, p string) bool { return p == "*" || p == label })
 }

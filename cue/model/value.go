@@ -1,6 +1,7 @@
 package model
 
 import (
+	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,6 +56,7 @@ type value struct {
 	yes    bool    // of a bool
 	fields []field // of a struct; sorted by name
 	items  []*value
+	json   json.RawMessage // of what is opaque: canonical, and the others are empty
 	place  Place
 }
 
@@ -85,7 +87,7 @@ func (v *value) describe() string {
 }
 
 // maxDepth is how deep a value is read. The schema's deepest value, an item of
-// a list of selectors in a test, is at depth 6; what is deeper is unknown at a
+// a difference in a test, is at depth 8; what is deeper is opaque, or unknown at a
 // higher place, and said so there.
 const maxDepth = 8
 
@@ -108,6 +110,12 @@ func (r *reader) read(v cue.Value, path []string, parent Place) *value {
 	}
 	k := kindOf(v.Kind())
 	if len(path) > maxDepth {
+		return out
+	}
+	if opaque(path) {
+		if b, err := v.MarshalJSON(); err == nil {
+			out.json, out.kind = canonicalJSON(b), k
+		}
 		return out
 	}
 	switch k {
