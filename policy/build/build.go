@@ -185,7 +185,7 @@ func Compare(base, head *Result, inv *reach.Inventory) *reach.Difference {
 	if base != nil {
 		from, fromPolicy = base.Compiled, base.Policy
 	}
-	d := reach.Diff(from, head.Compiled, inv, head.At)
+	d := reach.Diff(reach.Side{Policy: from, Inventory: inv}, reach.Side{Policy: head.Compiled, Inventory: inv}, head.At)
 	for i := range d.Gained {
 		c := &d.Gained[i]
 		c.Causes = reach.Causes(*c, fromPolicy, head.Policy, head.At, from, head.Compiled, true)

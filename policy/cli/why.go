@@ -101,14 +101,16 @@ func single(p acl.Ports) (acl.Target, error) {
 // about the plainest pair that is allowed, or else the plainest; how many of the
 // others differ is said beside it.
 func explain(r *build.Result, inv *reach.Inventory, from, to acl.Selector, target acl.Target) (output.Why, error) {
-	w := reach.NewWorld(r.Compiled, inv, r.At, []acl.Selector{from, to}, nil)
+	nodes := reach.Nodes(inv, []acl.Selector{from, to}, r.Compiled)
 	ends := [2][]reach.Node{}
 	for i, sel := range []acl.Selector{from, to} {
 		if err := known(r, inv, sel); err != nil {
 			return output.Why{}, err
 		}
-		for _, n := range w.Select([]acl.Selector{sel}) {
-			ends[i] = append(ends[i], w.Nodes[n])
+		for _, n := range nodes {
+			if r.Compiled.Selects(sel, n, r.At) {
+				ends[i] = append(ends[i], n)
+			}
 		}
 		if len(ends[i]) == 0 {
 			return output.Why{}, fmt.Errorf("why: no node is %s under this policy", sel)

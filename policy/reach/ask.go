@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/writmesh/writ/coordinator/acl"
+	"github.com/writmesh/writ/cue/model"
 )
 
 // A World is one policy with the nodes that exist, or might, at one time: what
@@ -12,49 +13,94 @@ import (
 type World struct {
 	Policy  *Compiled
 	Nodes   []Node
-	At      time.Time
+	at      time.Time
 	classes []PortClass
 	names   *namer
 }
 
 // NewWorld prepares a policy. Users and tags that questions name exist, whether
 // or not the policy mentions them; ports that they name are told apart.
-func NewWorld(c *Compiled, inv *Inventory, at time.Time, asked []acl.Selector, ports []acl.Ports) *World {
-	nodes := Nodes(inv, asked, c)
-	return &World{
-		Policy: c, Nodes: nodes, At: at,
-		classes: Classes(append(c.portSets(), ports...)...),
-		names:   newNamer(nodes, at, c),
+func NewWorld(c *Compiled, inv *Inventory, questions []Question) *World {
+	var sels []acl.Selector
+	sets := c.portSets()
+	var at time.Time
+	for _, q := range questions {
+		for _, r := range slices.Concat(q.From, q.To) {
+			sels = append(sels, r.Selector)
+		}
+		sets = append(sets, q.Ports...)
+		at = q.At
 	}
+	nodes := Nodes(inv, sels, c)
+	return &World{Policy: c, Nodes: nodes, at: at, classes: Classes(sets...), names: newNamer(nodes, at, c)}
 }
 
-// Select are the indexes of the nodes that any of the selectors selects.
-func (w *World) Select(sels []acl.Selector) (out []int) {
+// sides are the indexes of the nodes that a question is about.
+func (w *World) sides(q Question) (from, to []int) {
+	in := func(refs []model.Ref, n Node) bool {
+		return refs == nil || slices.ContainsFunc(refs, func(r model.Ref) bool {
+			return w.Policy.Selects(r.Selector, n, q.At) && !slices.ContainsFunc(r.Except, func(x model.Exception) bool { return w.Policy.Selects(x.Selector, n, q.At) })
+		})
+	}
 	for i, n := range w.Nodes {
-		if slices.ContainsFunc(sels, func(s acl.Selector) bool { return w.Policy.Selects(s, n, w.At) }) {
-			out = append(out, i)
+		if in(q.From, n) != q.Outside {
+			from = append(from, i)
+		}
+		if in(q.To, n) {
+			to = append(to, i)
 		}
 	}
-	return out
+	return from, to
 }
 
-// A Finding is a set of pairs of nodes that do, or do not, reach each other.
-type Finding struct {
-	From   []string // in the policy's words
-	To     []string
-	Ports  []string
-	People []string // users among From, by e-mail address
-	Rules  []string // that allow; empty where access is missing
-	Sample Pair
+// Name describes the ends that any of the references selects, less its Except.
+func (w *World) Name(refs []model.Ref, at time.Time) []string {
+	from, _ := w.sides(Question{From: refs, At: at})
+	set := make([]bool, len(w.Nodes))
+	for _, i := range from {
+		set[i] = true
+	}
+	return w.names.name(set)
 }
 
-// Find gathers the pairs for which access on the ports is as asked: those that
+// Ends are how many ends a question is about.
+func (w *World) Ends(q Question) (from, to int) {
+	f, t := w.sides(q)
+	return len(f), len(t)
+}
+
+// Reachable are the pairs that have access on some port that is asked about.
+func (w *World) Reachable(q Question) []Finding {
+	from, to := w.sides(q)
+	return w.find(from, to, q, true)
+}
+
+// Missing are the pairs that lack access on some port that is asked about.
+func (w *World) Missing(q Question) []Finding {
+	from, to := w.sides(q)
+	return w.find(from, to, q, false)
+}
+
+// Rules are those that give any of the access asked about, sorted.
+func (w *World) Rules(q Question) (out []string) {
+	for _, f := range w.Reachable(q) {
+		out = append(out, f.Rules...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Assumptions are what answers to a question rest on that is not known, one
+// sentence each.
+func (w *World) Assumptions(Question) []string { return nil }
+
+// find gathers the pairs for which access on the ports is as asked: those that
 // have it on some port of the sets (allowed), or those that lack it on some. No
 // sets are all ports. The result is empty when there is none.
-func (w *World) Find(from, to []int, ports []acl.Ports, allowed bool) []Finding {
+func (w *World) find(from, to []int, q Question, allowed bool) []Finding {
 	g := &grouping{nodes: w.Nodes, ports: w.classes, names: w.names, gained: map[string]*rectangles{}}
 	sources, dests := g.split(w, from), g.split(w, to)
-	classes := within(w.classes, ports)
+	classes := within(w.classes, q.Ports)
 	asked := make([]bool, len(w.classes))
 	for i, port := range w.classes {
 		asked[i] = slices.Contains(classes, port)
@@ -62,7 +108,7 @@ func (w *World) Find(from, to []int, ports []acl.Ports, allowed bool) []Finding 
 	subject := func(class int) *acl.Subject { return w.Policy.Subject(w.Nodes[g.classes[class][0]]) }
 	for _, t := range dests {
 		to := subject(t)
-		in := selecting(w.Policy, to, w.At)
+		in := selecting(w.Policy, to, q.At)
 		for _, f := range sources {
 			if g.meetsItself(f, t) {
 				continue
@@ -73,7 +119,7 @@ func (w *World) Find(from, to []int, ports []acl.Ports, allowed bool) []Finding 
 				if !asked[i] {
 					continue
 				}
-				v := acl.Judge(in, acl.Request{From: from, To: to, Target: port.Target, At: w.At})
+				v := acl.Judge(in, acl.Request{From: from, To: to, Target: port.Target, At: q.At})
 				if v.Allowed == allowed {
 					v.Allowed, v.Until = true, time.Time{}
 					row[i] = cell{gained: v}
@@ -127,13 +173,4 @@ func (g *grouping) sample(from, to int) (f, t Node) {
 		return g.nodes[a[1]], g.nodes[b[0]]
 	}
 	return g.nodes[a[0]], g.nodes[b[0]]
-}
-
-// Name describes nodes by their indexes.
-func (w *World) Name(nodes []int) []string {
-	set := make([]bool, len(w.Nodes))
-	for _, i := range nodes {
-		set[i] = true
-	}
-	return w.names.name(set)
 }

@@ -34,6 +34,7 @@ func (d *Difference) Empty() bool {
 // A Change is access that some nodes gain or lose to others.
 type Change struct {
 	From   []string  `json:"from"`             // in the policy's words
+	Owner  string    `json:"owner,omitempty"`  // "same": to nodes of the same user only; "other": to nodes of others only
 	To     []string  `json:"to"`               //
 	Ports  []string  `json:"ports"`            //
 	Until  time.Time `json:"until,omitzero"`   // when what is gained ends, or what is left of what is lost
@@ -44,6 +45,14 @@ type Change struct {
 	Nodes  []string  `json:"nodes"`            // of the inventory among To, by name
 	Causes []Cause   `json:"causes,omitempty"` // filled in by whoever knows the places
 	Sample Pair      `json:"sample"`           // one pair of nodes and a port that changes
+
+	By           string   `json:"by"`                     // "policy", or "inventory": the policy is not what changes it
+	When         []string `json:"when,omitempty"`         // hours, as Until
+	Posture      []string `json:"posture,omitempty"`      // what the source reports, as Until; any of these
+	Capabilities []string `json:"capabilities,omitempty"` // NAME = VALUE
+	PeopleCount  int      `json:"peopleCount"`            // of People
+	NodesCount   int      `json:"nodesCount"`             // of Nodes
+	SourceNodes  int      `json:"sourceNodes"`            // nodes of the inventory among From
 }
 
 // A Cause is a place in the policy that a change comes from.
@@ -51,6 +60,9 @@ type Cause struct {
 	Place string `json:"place"`          // file:line
 	What  string `json:"what"`           // "rule accounting-web", "group accounting"
 	Base  bool   `json:"base,omitempty"` // a place in the old policy: what was there is gone
+
+	Commit string `json:"commit,omitempty"` // that last changed the place
+	Author string `json:"author,omitempty"`
 }
 
 // A Pair is one question.
@@ -75,11 +87,25 @@ type cell struct {
 	before       time.Time // when what is kept ended before
 }
 
-// Diff compares two policies at a time. A nil base is a policy that allows
-// nothing.
-func Diff(base, head *Compiled, inv *Inventory, at time.Time) *Difference {
+// A Side is a policy and the nodes that are admitted under it.
+type Side struct {
+	Policy    *Compiled  // nil allows nothing
+	Inventory *Inventory // nil: nobody knows who is admitted
+}
+
+// Equal compares two policies over all nodes that might exist.
+func Equal(a, b *Compiled, at time.Time) *Difference {
+	return Diff(Side{Policy: a}, Side{Policy: b}, at)
+}
+
+// Diff compares two sides at a time.
+func Diff(was, is Side, at time.Time) *Difference {
+	base, head, inv := was.Policy, is.Policy, is.Inventory
 	if base == nil {
 		base = &Compiled{}
+	}
+	if head == nil {
+		head = &Compiled{}
 	}
 	nodes := Nodes(inv, nil, base, head)
 	classes := nodeClasses(nodes, base, head)
@@ -273,7 +299,8 @@ func (g *grouping) changes(in map[string]*rectangles) []Change {
 				Ports: portText(r.ports, len(g.ports)), Until: r.verdict.Until, Kept: r.kept, Before: r.before, Rules: r.rules,
 				Sample: Pair{one, other, r.ports[0].Target},
 			}
-			c.People, c.Nodes = g.people(g.set(sources)), g.real(g.set(to))
+			c.People, c.Nodes, c.By = g.people(g.set(sources)), g.real(g.set(to)), "policy"
+			c.PeopleCount, c.NodesCount, c.SourceNodes = len(c.People), len(c.Nodes), len(g.real(g.set(sources)))
 			out = append(out, c)
 		}
 	}

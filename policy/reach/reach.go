@@ -31,7 +31,6 @@ import (
 	"time"
 
 	"github.com/writmesh/writ/coordinator/acl"
-	"github.com/writmesh/writ/coordinator/key"
 	"github.com/writmesh/writ/coordinator/leaf"
 )
 
@@ -41,7 +40,11 @@ type Compiled struct {
 	Principals map[acl.Selector][]acl.Membership // of users and tags that are in a group
 	Pins       []leaf.Node
 	Enrolments []leaf.Enrolment
+	Routes     []acl.Route     // what may be forwarded to, and what may reach what is there
+	Identity   []leaf.Identity // providers with which people log in
 	Admins     []acl.Selector
+	Session    int64        // seconds that a login lasts; zero: nobody logs in
+	Prefix4    netip.Prefix // the network's own IPv4 addresses
 
 	Relays       []leaf.Relay
 	Coordinators []leaf.Coordinator
@@ -63,6 +66,21 @@ func Read(leaves []leaf.Leaf) (*Compiled, error) {
 				return nil, err
 			}
 			c.Inbound = append(c.Inbound, in)
+		case "route":
+			r, unenforced, err := leaf.DecodeRoute(l)
+			if err == nil && unenforced > 0 {
+				err = fmt.Errorf("leaf %s: %d grants are of another version", l.Name, unenforced)
+			}
+			if err != nil {
+				return nil, err
+			}
+			c.Routes = append(c.Routes, r)
+		case "identity":
+			var i leaf.Identity
+			if err := leaf.Decode(l, &i); err != nil {
+				return nil, err
+			}
+			c.Identity = append(c.Identity, i)
 		case "principal":
 			p, err := leaf.DecodePrincipal(l)
 			if err != nil {
@@ -86,7 +104,7 @@ func Read(leaves []leaf.Leaf) (*Compiled, error) {
 			if err := leaf.Decode(l, &n); err != nil {
 				return nil, err
 			}
-			c.Admins, c.Coordinators = n.Admins, n.Coordinators
+			c.Admins, c.Coordinators, c.Session, c.Prefix4 = n.Admins, n.Coordinators, n.Session, n.Prefix4
 		case leaf.NameRelays:
 			var r leaf.Relays
 			if err := leaf.Decode(l, &r); err != nil {
@@ -96,25 +114,6 @@ func Read(leaves []leaf.Leaf) (*Compiled, error) {
 		}
 	}
 	return c, nil
-}
-
-// An Inventory is the nodes that are admitted. sync makes it from its admission
-// log; "sync inventory" prints it.
-type Inventory struct {
-	Nodes []Admitted `json:"nodes"`
-}
-
-// An Admitted is one node of the inventory: of a user, or with tags.
-type Admitted struct {
-	Name string     `json:"name"`
-	ID   key.NodeID `json:"id,omitzero"`
-	User string     `json:"user,omitempty"` // e-mail address
-	Tags []string   `json:"tags,omitempty"` // without the prefix "tag:"
-
-	// What the admission of the node rests on. Where the policy changes that, the
-	// node is out; an inventory that does not say so tells less about who is.
-	Basis    string     `json:"basis,omitempty"`   // "pin NAME" or "enrolment NAME"
-	Address4 netip.Addr `json:"address4,omitzero"` // what it was given
 }
 
 // A Node is a node that exists or might.
@@ -205,7 +204,7 @@ func Nodes(inv *Inventory, extra []acl.Selector, policies ...*Compiled) []Node {
 	}
 	if inv != nil {
 		for _, a := range inv.Nodes {
-			names[a.Name] = Node{Name: a.Name, User: a.User, Tags: slices.Sorted(slices.Values(a.Tags)), Real: true}
+			names[a.Name] = Node{Name: a.Name, User: a.User, Tags: a.tags(), Real: true}
 		}
 	}
 	var out []Node

@@ -89,37 +89,31 @@ func (r *runner) assert(kind string, fromRefs, toRefs []model.Ref, ports []acl.P
 	if at.IsZero() {
 		at = r.at
 	}
-	from, to := selectors(fromRefs), selectors(toRefs)
-	w := reach.NewWorld(r.compiled, r.inventory, at, append(slices.Clone(from), to...), ports)
-	sources, dests := w.Select(from), w.Select(to)
+	q := reach.Question{From: fromRefs, To: toRefs, Ports: ports, At: at, Outside: kind == "only"}
+	w := reach.NewWorld(r.compiled, r.inventory, []reach.Question{q})
+	sources, dests := w.Ends(q)
 	for _, side := range []struct {
-		nodes []int
-		refs  []model.Ref
-		skip  bool
+		ends int
+		refs []model.Ref
+		skip bool
 	}{{sources, fromRefs, kind == "only"}, {dests, toRefs, false}} {
-		if len(side.nodes) == 0 && !side.skip && !allowEmpty {
+		if side.ends == 0 && !side.skip && !allowEmpty {
 			r.fail(Failure{Place: place, Kind: kind, Text: fmt.Sprintf("no node is %s, so that this asserts nothing (allowEmpty: true if that is meant)", texts(side.refs))})
 			return
 		}
 	}
 	switch kind {
 	case "allow":
-		for _, f := range w.Find(sources, dests, ports, false) {
+		for _, f := range w.Missing(q) {
 			r.fail(Failure{Place: place, Kind: kind, Pairs: f.Sample,
 				Text: fmt.Sprintf("%s must reach %s on %s, but %s cannot%s, on %s", texts(fromRefs), texts(toRefs), portTexts(ports), people(f), which(f, toRefs), join(f.Ports))})
 		}
 	case "deny":
-		for _, f := range w.Find(sources, dests, ports, true) {
+		for _, f := range w.Reachable(q) {
 			r.fail(r.allowed(place, kind, f, fmt.Sprintf("%s must not reach %s, but %s would%s", texts(fromRefs), texts(toRefs), people(f), which(f, toRefs))))
 		}
 	case "only":
-		var others []int
-		for i := range w.Nodes {
-			if !slices.Contains(sources, i) {
-				others = append(others, i)
-			}
-		}
-		for _, f := range w.Find(others, dests, ports, true) {
+		for _, f := range w.Reachable(q) {
 			r.fail(r.allowed(place, kind, f, fmt.Sprintf("only %s may reach %s, but %s would%s", texts(fromRefs), texts(toRefs), people(f), which(f, toRefs))))
 		}
 	}
@@ -141,13 +135,6 @@ func (r *runner) allowed(place model.Place, kind string, f reach.Finding, text s
 			out.Text += " and "
 		}
 		out.Text += fmt.Sprintf("%s:%d %q", p.File, p.Line, name)
-	}
-	return out
-}
-
-func selectors(refs []model.Ref) (out []acl.Selector) {
-	for _, r := range refs {
-		out = append(out, r.Selector)
 	}
 	return out
 }

@@ -60,7 +60,7 @@ func TestDifferenceForetellsWhoIsOut(t *testing.T) {
 				want = append(want, ad.Name)
 			}
 		}
-		for _, a := range reach.Diff(before, after, inv, time.Unix(1_800_000_000, 0)).Admission {
+		for _, a := range reach.Diff(reach.Side{Policy: before, Inventory: inv}, reach.Side{Policy: after, Inventory: inv}, time.Unix(1_800_000_000, 0)).Admission {
 			if len(a.Nodes) > 0 && a.Effect != reach.PutsOut {
 				t.Errorf("%s: got effect %q, want %q", a.Text, a.Effect, reach.PutsOut)
 			}

@@ -1,0 +1,71 @@
+package reach
+
+import (
+	"time"
+
+	"github.com/writmesh/writ/coordinator/acl"
+	"github.com/writmesh/writ/cue/model"
+)
+
+// A Question asks about all pairs of some ends.
+type Question struct {
+	// From and To select the ends that any of them selects, less its Except. Nil is
+	// every end. Hosts stand as their prefixes or pinned nodes: a selector of
+	// acl.KindHost selects nothing.
+	From, To []model.Ref
+	Outside  bool        // the sources are every end but those of From
+	Ports    []acl.Ports // none: every port
+	At       time.Time   // when memberships, grants and approvals are judged
+	Fixed    bool        // hours are judged at At; otherwise for every hour of the week
+
+	// Posture is what every source reports, by attribute. Nil: sources report
+	// nothing (Missing), or whatever they like (Reachable, Rules).
+	Posture map[string]string
+}
+
+// A Finding is a set of pairs of ends that do, or do not, reach each other: each of
+// From and each of To.
+type Finding struct {
+	From    []string // in the policy's words
+	To      []string
+	Ports   []string
+	People  []string // users among From, by e-mail address
+	Nodes   []string // of the inventory among To, by name
+	Rules   []string // that allow; empty where access is missing
+	Sample  Pair
+	When    []string // hours in words; none: whenever
+	Posture []string // conditions on what the source reports; none: whatever it does
+}
+
+// Coverage counts what tests say something about.
+//
+// A rule is witnessed if it gives some of the access that an allow asserts, or
+// gives access to a destination, on a port, that a deny or an only is about: were
+// the rule wider, that test would fail. A cell is access from one class of ends to
+// another on one class of ports. It is witnessed if an allow asserts it, or if an
+// only is about it, which permits it.
+type Coverage struct {
+	world *World
+	asked []asked
+}
+
+type asked struct {
+	q     Question
+	allow bool
+}
+
+// A Report is what a Coverage comes to.
+type Report struct {
+	Rules, RulesWitnessed int
+	Unwitnessed           []string // rules, by name
+	Cells, CellsWitnessed uint64
+}
+
+// NewCoverage counts for the rules of the world.
+func (w *World) NewCoverage() *Coverage { return &Coverage{world: w} }
+
+// Allow counts an allow assertion that passed.
+func (c *Coverage) Allow(q Question) { c.asked = append(c.asked, asked{q, true}) }
+
+// Bound counts a deny that passed, or an only (which is Outside).
+func (c *Coverage) Bound(q Question) { c.asked = append(c.asked, asked{q, false}) }
