@@ -122,30 +122,125 @@ func load(fsys fs.FS) (*Policy, error) {
 }
 
 // evaluate makes one value of the files, of the schema's shape and with its
-// defaults. A panic of the evaluator on a policy is told as a problem: it is
-// somebody's mistake, but the policy is not to be accepted.
-func evaluate(s *syntax) (out *value, err error) {
+// defaults. Plain data is read without CUE; where there is anything to say about
+// it, CUE says it.
+func evaluate(s *syntax) (*value, error) {
+	if v, ok := s.quick(); ok {
+		return v, nil
+	}
+	return s.slow()
+}
+
+// quick is the value of files that are plain data and of the schema's shape.
+func (s *syntax) quick() (*value, bool) {
+	if slices.ContainsFunc(s.files, func(f *ast.File) bool { return !plainFile(f) }) {
+		return nil, false
+	}
+	v, ok := (&plain{labels: s.labels}).read(s.files)
+	if !ok {
+		return nil, false
+	}
+	c := &checker{whole: true}
+	if c.check(v, policyShape(), nil); len(c.problems) > 0 {
+		return nil, false
+	}
+	policyDefaults().apply(v)
+	return v, true
+}
+
+// slow is the value of files as CUE evaluates them. A panic of the evaluator on a
+// policy is told as a problem: it is somebody's mistake, but the policy is not to
+// be accepted.
+func (s *syntax) slow() (out *value, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			out, err = nil, Problems{{Message: fmt.Sprintf("CUE cannot evaluate this policy: %v", r)}}
 		}
 	}()
+	ctx := cuecontext.New()
+	v, err := s.built(ctx)
+	if err != nil {
+		return nil, err
+	}
+	own := s.own(v)
+	if s.complete(ctx, v, own) {
+		return own, nil
+	}
+	return s.unified(ctx, v, s.own(v))
+}
+
+// built is the files as one value of CUE.
+func (s *syntax) built(ctx *cue.Context) (cue.Value, error) {
 	in := build.NewContext().NewInstance("", nil)
 	for _, f := range s.files {
 		if err := in.AddSyntax(f); err != nil {
-			return nil, s.told(err, nil).Err()
+			return cue.Value{}, s.told(err, nil).Err()
 		}
 	}
 	if err := in.Complete(); err != nil {
-		return nil, s.told(err, nil).Err()
+		return cue.Value{}, s.told(err, nil).Err()
 	}
-	ctx := cuecontext.New()
 	v := ctx.BuildInstance(in)
 	if err := v.Validate(); err != nil {
-		return nil, s.told(err, nil).Err()
+		return v, s.told(err, nil).Err()
 	}
+	return v, nil
+}
 
-	own := (&reader{files: s.names, labels: s.labels}).read(v, nil, Place{})
+// own is what v holds without the schema.
+func (s *syntax) own(v cue.Value) *value {
+	return (&reader{files: s.names, labels: s.labels}).read(v, nil, Place{})
+}
+
+// complete reports whether own, which v was read as, is what the schema makes of
+// it, defaults included, and puts those in. It is false where only the whole
+// schema can tell: something is missing, incomplete or wrong, or refers to what
+// has a default.
+//
+// The shape says all that the schema does except for defaults, which a test
+// holds. So only blocks with defaults are unified here: to do so with ten
+// thousand rules takes as much time and memory again as to evaluate them.
+func (s *syntax) complete(ctx *cue.Context, v cue.Value, own *value) bool {
+	c := &checker{whole: true}
+	if c.check(own, policyShape(), nil); len(c.problems) > 0 {
+		return false
+	}
+	defaults := policyDefaults()
+	names := map[string]bool{}
+	defaults.names(names)
+	for name := range names {
+		if s.used[name] {
+			return false
+		}
+	}
+	for name := range defaults.fields {
+		if own.field(name) == nil {
+			return false
+		}
+		path := cue.MakePath(cue.Str(name))
+		block := schema(ctx).LookupPath(path.Optional())
+		if !block.Exists() {
+			block = schema(ctx).LookupPath(path)
+		}
+		u := v.LookupPath(path).Unify(block)
+		if u.Validate(cue.Concrete(true)) != nil {
+			return false
+		}
+		was := own.field(name)
+		places := map[string]Place{}
+		was.note([]string{name}, places)
+		is := (&reader{files: s.names, labels: s.labels, places: places}).read(u, []string{name}, Place{})
+		c := &checker{whole: true}
+		if c.check(is, policyShape().fields[name], []string{name}); len(c.problems) > 0 {
+			return false
+		}
+		*was = *is
+	}
+	return true
+}
+
+// unified is the value of v and the schema together, or all that is wrong.
+func (s *syntax) unified(ctx *cue.Context, v cue.Value, own *value) (*value, error) {
 	places := map[string]Place{}
 	own.note(nil, places)
 	c := &checker{}
@@ -165,7 +260,7 @@ func evaluate(s *syntax) (out *value, err error) {
 	}
 	// What was incomplete without the schema's defaults is looked at now, and
 	// the decoder may rely on the shape.
-	out = (&reader{files: s.names, labels: s.labels, places: places}).read(u, nil, Place{})
+	out := (&reader{files: s.names, labels: s.labels, places: places}).read(u, nil, Place{})
 	c = &checker{whole: true}
 	c.check(out, policyShape(), nil)
 	return out, c.problems.Err()
@@ -195,5 +290,6 @@ type syntax struct {
 	names    map[string]bool    // of the files
 	labels   map[string][]Place // where each path is written, as far as the syntax shows
 	hidden   map[string]Place   // where hidden fields and definitions are written
+	used     map[string]bool    // identifiers that are referred to
 	warnings Problems
 }

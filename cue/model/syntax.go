@@ -27,8 +27,8 @@ const maxItems = 20_000
 // wrong.
 func parseFiles(sources []source) (s *syntax, err error) {
 	var ps Problems
-	s = &syntax{names: map[string]bool{}, labels: map[string][]Place{}, hidden: map[string]Place{}}
-	x := index{labels: s.labels, declared: s.hidden, used: map[string]bool{}}
+	s = &syntax{names: map[string]bool{}, labels: map[string][]Place{}, hidden: map[string]Place{}, used: map[string]bool{}}
+	x := index{labels: s.labels, declared: s.hidden, used: s.used}
 	nodes := 0
 	for _, src := range sources {
 		if at, deep := tooDeep(src.name, src.text); deep {
