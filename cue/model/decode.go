@@ -12,11 +12,13 @@ import (
 // A decoder turns a value of the schema's shape into a Policy. It says what is
 // wrong with each text by itself; whether names exist is Check's.
 type decoder struct {
+	root     *value // of the policy, to say what a name was meant to be; may be nil
 	problems Problems
 	warnings Problems
 }
 
 func (d *decoder) policy(v *value) *Policy {
+	d.root = v
 	p := &Policy{Network: d.network(v.field("network"))}
 	p.Admins = d.principals(v.field("admins"), "admins", false)
 	each(v, "groups", func(name string, v *value) { p.Groups = append(p.Groups, d.group(name, v)) })

@@ -17,7 +17,7 @@ func (d *decoder) ref(v *value, what string) (Ref, bool) {
 	}
 	switch {
 	case err != nil:
-		d.add(v.place, what, err)
+		d.problems.Add(v.place, "%s: %s%s", what, clean(err.Error()), didYouMean(d.meant(v.str)))
 		return Ref{}, false
 	case sel.Kind == acl.KindClaim:
 		d.problems = append(d.problems, Problem{Place: v.place, Message: fmt.Sprintf("%s: a claim is no selector: it stands in groups only", what),
@@ -25,6 +25,29 @@ func (d *decoder) ref(v *value, what string) (Ref, bool) {
 		return Ref{}, false
 	}
 	return Ref{Selector: sel, Place: v.place}, true
+}
+
+// meant is the selector that a text which is none was probably meant to be, empty
+// where none is near.
+func (d *decoder) meant(s string) string {
+	kind, name, ok := strings.Cut(s, ":")
+	switch {
+	case ok && kind == "autogroup":
+		return nearest(s, []string{"autogroup:member", "autogroup:tagged", "autogroup:self", "autogroup:internet"})
+	case ok:
+		if kind = nearest(kind, []string{"group", "tag", "node", "host", "autogroup"}); kind != "" && name != "" {
+			return kind + ":" + name
+		}
+		return ""
+	case d.root == nil:
+		return ""
+	}
+	for _, b := range [][2]string{{"groups", "group:"}, {"tags", "tag:"}, {"hosts", "host:"}, {"nodes", "node:"}} {
+		if block := d.root.field(b[0]); block != nil && block.field(s) != nil {
+			return b[1] + s
+		}
+	}
+	return ""
 }
 
 // ends reads one side of a rule or a test: a selector, a difference, or a list of
