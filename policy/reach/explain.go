@@ -1,6 +1,9 @@
 package reach
 
 import (
+	"bytes"
+	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -8,57 +11,6 @@ import (
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/cue/model"
 )
-
-// A Step is one place in the policy and what stands there.
-type Step struct {
-	Place model.Place `json:"place"`
-	Text  string      `json:"text"`
-}
-
-// GroupPath is the shortest way by which a principal is in a group at a time: the
-// place of each membership, innermost first. It is nil where there is none.
-func GroupPath(p *model.Policy, principal acl.Selector, group string, at time.Time) []Step {
-	type way struct {
-		member acl.Selector
-		steps  []Step
-	}
-	queue := []way{{member: principal}}
-	seen := map[acl.Selector]bool{principal: true}
-	for len(queue) > 0 {
-		w := queue[0]
-		queue = queue[1:]
-		for _, g := range p.Groups {
-			for _, m := range g.Members {
-				if m.Selector != w.member || !m.Until.IsZero() && !at.Before(m.Until) {
-					continue
-				}
-				sel := acl.Selector{Kind: acl.KindGroup, Name: g.Name}
-				text := w.member.String() + " is in " + sel.String()
-				if !m.Until.IsZero() {
-					text += " until " + Moment(m.Until)
-				}
-				steps := append(slices.Clone(w.steps), Step{m.Place, text})
-				if g.Name == group {
-					return steps
-				}
-				if !seen[sel] {
-					seen[sel] = true
-					queue = append(queue, way{sel, steps})
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// Moment is a time as people read it, in UTC: to the minute, or to the second
-// where it is not a full minute.
-func Moment(t time.Time) string {
-	if t = t.UTC(); t.Second() != 0 {
-		return t.Format("2006-01-02 15:04:05 UTC")
-	}
-	return t.Format("2006-01-02 15:04 UTC")
-}
 
 // principals are the node's, as selectors.
 func (n Node) principals() (out []acl.Selector) {
@@ -71,110 +23,150 @@ func (n Node) principals() (out []acl.Selector) {
 	return out
 }
 
-// rule finds a rule by name.
-func rule(p *model.Policy, name string) (model.Rule, bool) {
-	i := slices.IndexFunc(p.Rules, func(r model.Rule) bool { return r.Name == name })
-	if i < 0 {
-		return model.Rule{}, false
-	}
-	return p.Rules[i], true
+// A Tracer finds the places that the changes between two policies come from. It is
+// made once for a difference.
+type Tracer struct {
+	base, head *Explainer // base is nil where there is no policy before
+	at         time.Time
 }
 
-// matching are the refs that select the node.
-func matching(c *Compiled, refs []model.Ref, n, other Node, at time.Time) (out []model.Ref) {
-	s, o := c.Subject(n), c.Subject(other)
-	for _, r := range refs {
-		if r.Selector.Selects(s, o, at) {
-			out = append(out, r)
-		}
+// NewTracer prepares two policies with what they compile to. A nil base allows
+// nothing.
+func NewTracer(base, head *model.Policy, was, is Side, at time.Time) *Tracer {
+	t := &Tracer{at: at}
+	if base != nil && was.Policy != nil {
+		t.base = NewExplainer(base, was.Policy, was.Inventory)
 	}
-	return out
+	if head != nil && is.Policy != nil {
+		t.head = NewExplainer(head, is.Policy, is.Inventory)
+	}
+	return t
 }
 
-// Causes finds the places that a change comes from: a rule that is new or says
-// something else, or else the memberships by which the rule now, or no longer,
-// selects the nodes.
-func Causes(ch Change, base, head *model.Policy, at time.Time, baseC, headC *Compiled, gained bool) []Cause {
-	now, then, nowC := head, base, headC
+// Causes finds the places that a change comes from: rules that are new or say
+// something else, or else the definitions by which they now, or no longer, select
+// the ends and the ports of the change's sample. Where it is the inventory that
+// changes it, these are the rules.
+func (t *Tracer) Causes(ch Change, gained bool) []Cause {
+	now, then := t.head, t.base
 	if !gained {
-		now, then, nowC = base, head, baseC
+		now, then = t.base, t.head
+	}
+	if now == nil {
+		return nil
 	}
 	var out []Cause
-	add := func(place model.Place, what string) {
-		c := Cause{Place: placeLine(place), What: what, Base: !gained}
+	add := func(s Step, base bool) {
+		c := Cause{Place: placeLine(s.Place), What: s.Text, Base: base}
 		if !slices.Contains(out, c) {
 			out = append(out, c)
 		}
 	}
 	for _, name := range ch.Rules {
-		r, ok := rule(now, name)
-		if !ok {
+		r := now.indexed(name)
+		if r == nil {
 			continue
 		}
-		old, was := model.Rule{}, false
+		whole := Step{r.rule.Place, "rule " + name}
+		var old *indexedRule
 		if then != nil {
-			old, was = rule(then, name)
+			old = then.indexed(name)
 		}
-		if !was || !sameRule(r, old) {
-			add(r.Place, "rule "+name)
+		if old == nil || !sameRule(r.rule, old.rule) {
+			add(whole, !gained)
 			continue
 		}
-		for _, end := range []struct {
-			node, other Node
-			refs        []model.Ref
-		}{{ch.Sample.From, ch.Sample.To, r.From}, {ch.Sample.To, ch.Sample.From, r.To}} {
-			for _, ref := range matching(nowC, end.refs, end.node, end.other, at) {
-				if ref.Selector.Kind != acl.KindGroup {
-					continue
-				}
-				for _, p := range end.node.principals() {
-					steps := GroupPath(now, p, ref.Selector.Name, at)
-					for _, s := range steps {
-						if then == nil || !hasStep(then, s) {
-							add(s.Place, s.Text)
-						}
-					}
-				}
+		before := len(out)
+		for _, s := range now.rests(r, ch.Sample, t.at) {
+			if !then.definitions()[s.Text] {
+				add(s, !gained)
 			}
 		}
-		if len(out) == 0 {
-			add(r.Place, "rule "+name)
+		for _, s := range then.hinders(old, ch.Sample, t.at) {
+			if !now.definitions()[s.Text] {
+				add(s, gained)
+			}
+		}
+		if len(out) == before {
+			add(whole, !gained)
 		}
 	}
 	return out
 }
 
-// hasStep reports whether the other policy has the same membership.
-func hasStep(p *model.Policy, s Step) bool {
-	for _, g := range p.Groups {
-		for _, m := range g.Members {
-			text := m.Selector.String() + " is in group:" + g.Name
-			if !m.Until.IsZero() {
-				text += " until " + Moment(m.Until)
-			}
-			if text == s.Text {
-				return true
-			}
+// rests are the definitions that a rule's grant of a flow rests on.
+func (x *Explainer) rests(r *indexedRule, p Pair, at time.Time) []Step {
+	from, to := p.parties()
+	steps := x.chain(r, x.flow(from, to, p.Target, at))
+	for _, ref := range r.rule.Posture {
+		if p := x.postures[ref.Name]; p != nil {
+			steps = append(steps, postureStep(p))
 		}
 	}
-	return false
+	all := x.definitions()
+	return slices.DeleteFunc(steps, func(s Step) bool { return !all[s.Text] })
 }
 
-// sameRule reports whether two rules mean the same.
-func sameRule(a, b model.Rule) bool {
+// hinders are the definitions by which a rule does not allow a flow although it is
+// written: those of what it excepts, and of the postures that it asks for.
+func (x *Explainer) hinders(r *indexedRule, p Pair, at time.Time) []Step {
+	from, to := p.parties()
+	f := x.flow(from, to, p.Target, at)
+	_, steps := x.excepted(r, f)
+	for _, ref := range r.rule.Posture {
+		if p := x.postures[ref.Name]; p != nil {
+			steps = append(steps, postureStep(p))
+		}
+	}
+	all := x.definitions()
+	return slices.DeleteFunc(steps, func(s Step) bool { return !all[s.Text] })
+}
+
+// parties are the ends of a sample.
+func (p Pair) parties() (from, to Party) {
+	return Party{Node: p.From}, Party{Node: p.To}
+}
+
+// sameRule reports whether two rules are written to mean the same.
+func sameRule(a, b *model.Rule) bool {
 	refs := func(rs []model.Ref) string {
 		var out []string
 		for _, r := range rs {
-			out = append(out, r.Selector.String())
+			out = append(out, refText([]model.Ref{r}))
 		}
 		slices.Sort(out)
-		return strings.Join(out, " ")
+		return strings.Join(out, "\n")
 	}
-	return refs(a.From) == refs(b.From) && refs(a.To) == refs(b.To) && slices.Equal(a.Ports, b.Ports) && a.Until.Equal(b.Until)
+	hours := func(hs acl.Hours) string {
+		var out []string
+		for _, w := range hs {
+			out = append(out, w.String())
+		}
+		slices.Sort(out)
+		return strings.Join(out, "\n")
+	}
+	postures := func(rs []model.NameRef) string {
+		var out []string
+		for _, r := range rs {
+			out = append(out, r.Name)
+		}
+		slices.Sort(out)
+		return strings.Join(out, "\n")
+	}
+	written := func(ps []model.PortRef) string {
+		var out []string
+		for _, p := range ps {
+			out = append(out, p.Text)
+		}
+		slices.Sort(out)
+		return strings.Join(out, "\n")
+	}
+	return refs(a.From) == refs(b.From) && refs(a.To) == refs(b.To) && written(a.Allow) == written(b.Allow) && a.Until.Equal(b.Until) &&
+		hours(a.Hours) == hours(b.Hours) && postures(a.Posture) == postures(b.Posture) &&
+		maps.EqualFunc(a.Capabilities, b.Capabilities, func(x, y json.RawMessage) bool { return bytes.Equal(x, y) })
 }
 
-// placeLine is a place without its column, as people quote it.
-func placeLine(p model.Place) string {
-	p.Col = 0
-	return strings.TrimSuffix(p.String(), ":0")
+// Causes finds the causes of a single change; a [Tracer] those of many.
+func Causes(ch Change, base, head *model.Policy, at time.Time, baseC, headC *Compiled, gained bool) []Cause {
+	return NewTracer(base, head, Side{Policy: baseC}, Side{Policy: headC}, at).Causes(ch, gained)
 }

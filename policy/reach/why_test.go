@@ -91,15 +91,16 @@ func TestExplain(t *testing.T) {
 		chain, misses, facts []string
 	}{
 		{name: "direct member", from: user("alice@acme.example"), to: tagged("accounting"), target: tcp(80), chain: []string{
-			`23 rule "web"`, `24 from group:accounting`, `6 alice@acme.example is in group:accounting`, `25 to tag:accounting`, `26 allows service:web`}},
+			`23 rule "web"`, `24 from group:accounting`, `6 alice@acme.example is in group:accounting`, `25 to tag:accounting`, `26 allows service:web`, `20 service:web holds tcp/80`}},
 		{name: "service in a service", from: user("alice@acme.example"), to: tagged("accounting"), target: tcp(443), chain: []string{
-			`23 rule "web"`, `24 from group:accounting`, `6 alice@acme.example is in group:accounting`, `25 to tag:accounting`, `26 allows service:web`}},
+			`23 rule "web"`, `24 from group:accounting`, `6 alice@acme.example is in group:accounting`, `25 to tag:accounting`, `26 allows service:web`,
+			`20 service:web holds service:tls`, `21 service:tls holds tcp/443`}},
 		{name: "nested group", from: user("carol@acme.example"), to: tagged("accounting"), target: acl.Target{Proto: acl.ICMPv6, Echo: true}, chain: []string{
 			`23 rule "web"`, `24 from group:accounting`, `11 carol@acme.example is in group:controllers`,
 			`7 group:controllers is in group:accounting`, `25 to tag:accounting`, `26 allows icmp`}},
 		{name: "a tag in a group", from: tagged("build", "robot"), to: tagged("accounting"), target: tcp(80), chain: []string{
 			`23 rule "web"`, `24 from group:accounting`, `12 tag:robot is in group:controllers`,
-			`7 group:controllers is in group:accounting`, `25 to tag:accounting`, `26 allows service:web`}},
+			`7 group:controllers is in group:accounting`, `25 to tag:accounting`, `26 allows service:web`, `20 service:web holds tcp/80`}},
 		{name: "wrong source", from: user("dave@acme.example"), to: tagged("accounting"), target: tcp(80),
 			misses: []string{`23 "web" is for group:accounting`}, facts: []string{`15 dave@acme.example is in group:engineering`}},
 		{name: "wrong destination", from: user("alice@acme.example"), to: tagged("build"), target: tcp(80),
@@ -151,7 +152,7 @@ func TestCauses(t *testing.T) {
 		{name: "a port more", old: `"icmp"]`, new: `"icmp", "tcp/22"]`,
 			want: []string{`gained by bob@acme.example: p.cue:23 rule web`, `gained by group:controllers, alice@acme.example: p.cue:23 rule web`}}, // Bob until his membership ends
 		{name: "a service's port less", old: `"tcp/80", `, new: ``,
-			want: []string{`lost by bob@acme.example: p.cue:23 rule web (before)`, `lost by group:controllers, alice@acme.example: p.cue:23 rule web (before)`}},
+			want: []string{`lost by bob@acme.example: p.cue:20 service:web holds tcp/80 (before)`, `lost by group:controllers, alice@acme.example: p.cue:20 service:web holds tcp/80 (before)`}},
 		{name: "a rule renewed", old: `until: "2026-01-01T00:00:00Z"`, new: `until: "2028-01-01T00:00:00Z"`,
 			want: []string{`gained by group:engineering: p.cue:28 rule old`}},
 		{name: "a membership longer", old: `until: "2026-12-31T18:00:00Z"`, new: `until: "2027-12-31T18:00:00Z"`,
