@@ -12,9 +12,10 @@ import (
 // A decoder turns a value of the schema's shape into a Policy. It says what is
 // wrong with each text by itself; whether names exist is Check's.
 type decoder struct {
-	root     *value // of the policy, to say what a name was meant to be; may be nil
-	problems Problems
-	warnings Problems
+	root       *value // of the policy, to say what a name was meant to be; may be nil
+	exceptions int    // of all selectors so far
+	problems   Problems
+	warnings   Problems
 }
 
 func (d *decoder) policy(v *value) *Policy {

@@ -118,10 +118,9 @@ func (c *check) members(what string, list []Member) []Member {
 
 // A groupInside is what is in a group, directly or through other groups.
 type groupInside struct {
-	claim  *Member // one that whoever has a claim is; nil for none
-	ending *Member // a membership that ends; nil for none
-	people bool    // users, or who has a claim
-	tags   []string
+	claim    *Member // one that whoever has a claim is; nil for none
+	ending   *Member // a membership that ends; nil for none
+	possible bool    // users, who has a claim, or a tag that nodes may bear
 }
 
 // look finds what is in a group. A cycle, which is told elsewhere, ends it.
@@ -142,18 +141,17 @@ func (c *check) look(group string) groupInside {
 		}
 		switch m.Selector.Kind {
 		case acl.KindUser:
-			in.people = true
+			in.possible = true
 		case acl.KindClaim:
-			in.people = true
+			in.possible = true
 			if in.claim == nil {
 				in.claim = m
 			}
 		case acl.KindTag:
-			in.tags = append(in.tags, m.Selector.Name)
+			in.possible = in.possible || c.borne()[m.Selector.Name]
 		case acl.KindGroup:
 			inner := c.look(m.Selector.Name)
-			in.people = in.people || inner.people
-			in.tags = append(in.tags, inner.tags...)
+			in.possible = in.possible || inner.possible
 			if in.claim == nil {
 				in.claim = inner.claim
 			}
@@ -162,8 +160,6 @@ func (c *check) look(group string) groupInside {
 			}
 		}
 	}
-	slices.Sort(in.tags)
-	in.tags = slices.Compact(in.tags)
 	c.inside[group] = in
 	return in
 }

@@ -93,6 +93,11 @@ func (d *decoder) refs(v *value, what string) (refs []Ref) {
 	return refs
 }
 
+// maxExceptions is how many exceptions the selectors of a policy may have together:
+// each selector of a difference has all of its exceptions in JSON, so that two long
+// lists would multiply.
+const maxExceptions = 200_000
+
 // difference reads {any: …, except: …}: as many Refs as any has, with the same
 // Except.
 func (d *decoder) difference(v *value, what string) (refs []Ref) {
@@ -103,7 +108,12 @@ func (d *decoder) difference(v *value, what string) (refs []Ref) {
 		except = append(except, Exception{r.Selector, r.Place})
 	}
 	slices.SortStableFunc(except, func(a, b Exception) int { return strings.Compare(a.Selector.String(), b.Selector.String()) })
-	for _, r := range d.refs(v.field("any"), what) {
+	any := d.refs(v.field("any"), what)
+	if d.exceptions += len(any) * len(except); d.exceptions > maxExceptions {
+		d.problems.Add(v.place, "%s: more than %d pairs of a selector and an exception up to here; except a group", what, maxExceptions)
+		return nil
+	}
+	for _, r := range any {
 		r.Except = except
 		refs = append(refs, r)
 	}

@@ -77,22 +77,14 @@ func (c *check) possible(r Ref) bool {
 	if len(c.p.Nodes)+len(c.p.Enrolment) == 0 {
 		return true
 	}
-	var tags []string
 	switch r.Selector.Kind {
 	case acl.KindTag:
-		tags = []string{r.Selector.Name}
-	case acl.KindTagged:
-		return true
+		return c.borne()[r.Selector.Name]
 	case acl.KindGroup:
-		in := c.look(r.Selector.Name)
-		if in.people {
-			return true
-		}
-		tags = in.tags
+		return c.look(r.Selector.Name).possible
 	default: // people may always join; of nodes' names, c.node warns
 		return true
 	}
-	return slices.ContainsFunc(tags, func(t string) bool { return c.borne()[t] })
 }
 
 // borne are the tags that pins and enrolment give to nodes.
