@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,103 +15,162 @@ import (
 	"github.com/writmesh/writ/cue/model"
 )
 
+// A kind is one of the two things that Rego is for: guards, and rules that are
+// computed.
+type kind struct {
+	dir    string // the folder, and the first part of the names of its packages
+	noun   string // a module of it, to people
+	schema *schema
+	read   []string // the rules that are read from outside
+	hint   string   // says so
+	check  func(m *module, problems *model.Problems)
+}
+
+var guardKind = &kind{
+	dir: "guard", noun: "guard", schema: schemaOf(reflect.TypeFor[Input]()),
+	read: append(slices.Clone(verdicts), checkedRule),
+	hint: "the rules of a guard that are read are deny, warn, require_approval and checked", check: checkGuard,
+}
+
+var generateKind = &kind{
+	dir: "generate", noun: "generator", schema: schemaOf(reflect.TypeFor[generatorInput]()),
+	read: []string{rulesRule},
+	hint: "what is read of a generator is rules", check: checkGenerator,
+}
+
 // Guards are compiled guards. They do not change; evaluate them as often as
 // need be.
-type Guards struct {
-	guards   []*guard // sorted by name
+type Guards struct{ program }
+
+// A program is the compiled modules of one kind.
+type program struct {
+	kind     *kind
+	modules  []*module // sorted by name
 	compiler *ast.Compiler
 }
 
-// A guard is one file.
-type guard struct {
+// A module is one file.
+type module struct {
+	kind   *kind
 	name   string // the file's stem
 	pkg    string // the last part of the package's name
 	file   string
-	module *ast.Module
+	test   bool // whether it holds tests of others
+	parsed *ast.Module
 	asks   map[string]bool // which of the rules of verdicts it has
 	reads  []ast.Ref       // every reference into input, as far as it is constant
 }
 
-// verdicts are the rules whose items are read.
+// verdicts are the rules of a guard whose items are read.
 var verdicts = []string{"deny", "warn", "require_approval"}
 
 const checkedRule = "checked"
 
-// placed is the name under which a verdict's rules are compiled a second time,
+// placed is the name under which rules that are read are compiled a second time,
 // each yielding [item, line, column]: a set does not say which rule put an item
 // into it. No rule can be written with this name.
-func placed(verdict string) string { return "$" + verdict }
+func placed(name string) string { return "$" + name }
 
 var stemPattern = regexp.MustCompile(`^[a-z][a-z0-9_-]*$`)
 
-// Compile checks guards, given by path. The error is [model.Problems]: every
-// one that can be found at once.
+// Compile checks guards, given by path. Their tests are parsed only: [CheckTests]
+// checks them. The error is [model.Problems]: every one that can be found at
+// once.
 func Compile(files map[string][]byte) (*Guards, error) {
-	g := new(Guards)
+	p, err := guardKind.compile(files)
+	if err != nil {
+		return nil, err
+	}
+	return &Guards{*p}, nil
+}
+
+// compile checks modules of one kind.
+func (k *kind) compile(files map[string][]byte) (*program, error) {
+	modules, _, err := k.load(files)
+	if err != nil {
+		return nil, err
+	}
+	packages := packagesOf(modules)
+	// First as written, so that messages speak of what is written.
+	parsed := make(map[string]*ast.Module)
+	for _, m := range modules {
+		parsed[m.file] = m.parsed.Copy()
+	}
+	compiler, err := k.compileModules(parsed)
+	if err != nil {
+		return nil, err
+	}
+	var problems model.Problems
+	for _, m := range modules {
+		m.checkOthers(compiler, packages, &problems)
+	}
+	if err := problems.Err(); err != nil {
+		return nil, err
+	}
+	for _, m := range modules {
+		parsed[m.file] = m.withPlaces()
+	}
+	if compiler, err = k.compileModules(parsed); err != nil {
+		return nil, fmt.Errorf("compile %ss with places: %w", k.noun, err)
+	}
+	return &program{k, modules, compiler}, nil
+}
+
+// load parses files of one kind and looks at each by itself. Tests are parsed,
+// and looked at by CheckTests.
+func (k *kind) load(files map[string][]byte) (modules, tests []*module, err error) {
 	var problems model.Problems
 	total := 0
 	for _, file := range slices.Sorted(maps.Keys(files)) {
 		if total += len(files[file]); len(files[file]) > maxFile || total > maxTotal || len(files) > maxFiles {
 			problems.Add(model.Place{File: file}, "Rego is limited to %d files, %d bytes each and %d together", maxFiles, maxFile, maxTotal)
-			return nil, problems.Err()
+			return nil, nil, problems.Err()
 		}
-		if guard := parse(file, files[file], &problems); guard != nil {
-			g.guards = append(g.guards, guard)
+		switch m := k.parse(file, files[file], &problems); {
+		case m == nil:
+		case m.test:
+			tests = append(tests, m)
+		default:
+			modules = append(modules, m)
 		}
 	}
-	slices.SortFunc(g.guards, func(a, b *guard) int { return strings.Compare(a.name, b.name) })
-	packages := make(map[string]*guard)
-	for _, guard := range g.guards {
-		if other := packages[guard.pkg]; other != nil {
+	slices.SortFunc(modules, func(a, b *module) int { return strings.Compare(a.name, b.name) })
+	packages := make(map[string]*module)
+	for _, m := range modules {
+		if other := packages[m.pkg]; other != nil {
 			problems = append(problems, model.Problem{
-				Place:   model.Place{File: guard.file},
-				Message: fmt.Sprintf("package guard.%s is in two files", guard.pkg),
+				Place:   model.Place{File: m.file},
+				Message: fmt.Sprintf("package %s.%s is in two files", k.dir, m.pkg),
 				Also:    []model.Place{{File: other.file}},
 			})
 		}
-		packages[guard.pkg] = guard
+		packages[m.pkg] = m
 	}
-	used := names(g.guards)
-	for _, guard := range g.guards {
-		guard.checkRules(used, &problems)
-		guard.checkReferences(packages, &problems)
+	used := names(modules)
+	for _, m := range modules {
+		m.checkRules(used, &problems)
+		m.checkReferences(packages, &problems)
 	}
-	if err := problems.Err(); err != nil {
-		return nil, err
-	}
-
-	// First as written, so that messages speak of what is written.
-	modules := make(map[string]*ast.Module)
-	for _, guard := range g.guards {
-		modules[guard.file] = guard.module.Copy()
-	}
-	compiler, err := compile(modules)
-	if err != nil {
-		return nil, err
-	}
-	for _, guard := range g.guards {
-		checkOthers(compiler, guard.file, packages, &problems)
-	}
-	if err := problems.Err(); err != nil {
-		return nil, err
-	}
-	for _, guard := range g.guards {
-		modules[guard.file] = guard.withPlaces()
-	}
-	if g.compiler, err = compile(modules); err != nil {
-		return nil, fmt.Errorf("compile guards with places: %w", err)
-	}
-	return g, nil
+	return modules, tests, problems.Err()
 }
 
-// parse reads one file. The result is nil if it is not a guard, or a problem.
-func parse(file string, source []byte, problems *model.Problems) *guard {
+func packagesOf(modules []*module) map[string]*module {
+	packages := make(map[string]*module)
+	for _, m := range modules {
+		packages[m.pkg] = m
+	}
+	return packages
+}
+
+// parse reads one file. The result is nil if it is none of the kind, or a
+// problem.
+func (k *kind) parse(file string, source []byte, problems *model.Problems) *module {
 	stem, isRego := strings.CutSuffix(path.Base(file), ".rego")
-	if !isRego || path.Dir(file) != "guard" {
-		problems.Add(model.Place{File: file}, "a guard is a file guard/NAME.rego")
+	if !isRego || path.Dir(file) != k.dir {
+		problems.Add(model.Place{File: file}, "a %s is a file %s/NAME.rego", k.noun, k.dir)
 		return nil
 	}
-	module, err := ast.ParseModuleWithOpts(file, string(source), ast.ParserOptions{
+	parsed, err := ast.ParseModuleWithOpts(file, string(source), ast.ParserOptions{
 		Capabilities: capabilities(),
 		RegoVersion:  ast.RegoV1,
 	})
@@ -118,29 +178,37 @@ func parse(file string, source []byte, problems *model.Problems) *guard {
 		addErrors(problems, file, err)
 		return nil
 	}
-	if strings.HasSuffix(stem, "_test") {
-		return nil
-	}
 	if !stemPattern.MatchString(stem) {
-		problems.Add(model.Place{File: file}, "%q is no name for a guard: lower case letters, digits, '-' and '_'", stem)
+		problems.Add(model.Place{File: file}, "%q is no name for a %s: lower case letters, digits, '-' and '_'", stem, k.noun)
 		return nil
 	}
-	g := &guard{
-		name: stem, pkg: strings.ReplaceAll(stem, "-", "_"), file: file, module: module,
-		asks: make(map[string]bool),
+	m := &module{
+		kind: k, name: stem, pkg: strings.ReplaceAll(stem, "-", "_"), file: file, parsed: parsed,
+		test: strings.HasSuffix(stem, testSuffix), asks: make(map[string]bool),
 	}
-	want := ast.Ref{ast.DefaultRootDocument, ast.StringTerm("guard"), ast.StringTerm(g.pkg)}
-	if !module.Package.Path.Equal(want) {
-		problems.Add(place(module.Package.Location, file), "this is package %s; a guard in %s is package guard.%s",
-			strings.TrimPrefix(module.Package.Path.String(), "data."), file, g.pkg)
+	if m.test {
+		return m
+	}
+	if !m.isPackage() {
+		problems.Add(place(parsed.Package.Location, file), "this is package %s; a %s in %s is package %s.%s",
+			packageName(parsed), k.noun, file, k.dir, m.pkg)
 		return nil
 	}
-	return g
+	return m
 }
 
-// names are all names that the guards' rules mention, heads excepted: whatever
+// isPackage reports whether the module's package is named as its file is.
+func (m *module) isPackage() bool {
+	return m.parsed.Package.Path.Equal(ast.Ref{ast.DefaultRootDocument, ast.StringTerm(m.kind.dir), ast.StringTerm(m.pkg)})
+}
+
+func packageName(parsed *ast.Module) string {
+	return strings.TrimPrefix(parsed.Package.Path.String(), "data.")
+}
+
+// names are all names that the modules' rules mention, heads excepted: whatever
 // is not among them nothing refers to.
-func names(guards []*guard) map[string]bool {
+func names(modules []*module) map[string]bool {
 	used := make(map[string]bool)
 	note := func(x any) {
 		ast.WalkTerms(x, func(t *ast.Term) bool {
@@ -153,8 +221,8 @@ func names(guards []*guard) map[string]bool {
 			return false
 		})
 	}
-	for _, g := range guards {
-		for _, rule := range g.module.Rules {
+	for _, m := range modules {
+		for _, rule := range m.parsed.Rules {
 			for r := rule; r != nil; r = r.Else {
 				note(r.Body)
 				for _, arg := range r.Head.Args {
@@ -171,108 +239,129 @@ func names(guards []*guard) map[string]bool {
 				}
 			}
 		}
-		for _, i := range g.module.Imports {
+		for _, i := range m.parsed.Imports {
 			note(i.Path)
 		}
 	}
 	return used
 }
 
-// checkRules sees that the guard's rules are those that are read, and of their
-// kind.
-func (g *guard) checkRules(used map[string]bool, problems *model.Problems) {
-	checked := false
-	for _, rule := range g.module.Rules {
-		head, at := rule.Head, place(rule.Location, g.file)
-		name := string(head.Name)
-		if ref := head.Ref(); name == "" && len(ref) > 0 {
-			if v, ok := ref[0].Value.(ast.Var); ok {
-				name = string(v)
-			}
+// ruleName is the name of a rule, and whether it is all of its head: no arguments,
+// nothing in brackets.
+func ruleName(rule *ast.Rule) (name string, simple bool) {
+	name = string(rule.Head.Name)
+	ref := rule.Head.Ref()
+	if name == "" && len(ref) > 0 {
+		if v, ok := ref[0].Value.(ast.Var); ok {
+			name = string(v)
 		}
-		simple := len(head.Args) == 0 && len(head.Ref()) == 1
+	}
+	return name, len(rule.Head.Args) == 0 && len(ref) == 1
+}
+
+// checkRules sees that the module's rules are those that are read, and of their
+// kind, or are referred to.
+func (m *module) checkRules(used map[string]bool, problems *model.Problems) {
+	for _, rule := range m.parsed.Rules {
+		if name, _ := ruleName(rule); !slices.Contains(m.kind.read, name) && !used[name] {
+			*problems = append(*problems, model.Problem{
+				Place:   place(rule.Location, m.file),
+				Message: fmt.Sprintf("nothing refers to rule %s", name),
+				Hint:    m.kind.hint,
+			})
+		}
+	}
+	m.kind.check(m, problems)
+}
+
+// checkGuard sees that what is read of a guard is there, and of its kind.
+func checkGuard(m *module, problems *model.Problems) {
+	checked := false
+	for _, rule := range m.parsed.Rules {
+		at := place(rule.Location, m.file)
+		name, simple := ruleName(rule)
 		switch {
 		case slices.Contains(verdicts, name):
-			g.asks[name] = true
-			if !simple || head.RuleKind() != ast.MultiValue {
+			m.asks[name] = true
+			if !simple || rule.Head.RuleKind() != ast.MultiValue {
 				problems.Add(at, "%s must be written %q", name, name+" contains … if { … }")
 			}
 		case name == checkedRule:
 			checked = true
-			if !simple || head.RuleKind() != ast.SingleValue {
+			if !simple || rule.Head.RuleKind() != ast.SingleValue {
 				problems.Add(at, "%s must be written %q", name, name+" := NUMBER")
 			}
-		case !used[name]:
-			*problems = append(*problems, model.Problem{
-				Place:   at,
-				Message: fmt.Sprintf("nothing refers to rule %s", name),
-				Hint:    "the rules of a guard that are read are deny, warn, require_approval and checked",
-			})
 		}
 	}
-	at := place(g.module.Package.Location, g.file)
-	if len(g.asks) == 0 {
-		problems.Add(at, "guard %s has none of deny, warn and require_approval", g.name)
+	at := place(m.parsed.Package.Location, m.file)
+	if len(m.asks) == 0 {
+		problems.Add(at, "guard %s has none of deny, warn and require_approval", m.name)
 	}
 	if !checked {
 		*problems = append(*problems, model.Problem{
 			Place:   at,
-			Message: fmt.Sprintf("guard %s does not say how many things it checked", g.name),
+			Message: fmt.Sprintf("guard %s does not say how many things it checked", m.name),
 			Hint:    "for example: checked := count(input.network.rules)",
 		})
 	}
 }
 
-// checkReferences sees that the guard reads input and other guards only, and
+// checkReferences sees that the module reads input and its own kind only, and
 // replaces nothing but input. It notes what of the input is read.
-func (g *guard) checkReferences(packages map[string]*guard, problems *model.Problems) {
-	ast.WalkRefs(g.module, func(ref ast.Ref) bool {
+func (m *module) checkReferences(packages map[string]*module, problems *model.Problems) {
+	ast.WalkRefs(m.parsed, func(ref ast.Ref) bool {
 		switch {
 		case ref.HasPrefix(ast.InputRootRef):
-			g.reads = append(g.reads, ref.ConstantPrefix())
+			m.reads = append(m.reads, ref.ConstantPrefix())
 		case ref.HasPrefix(ast.DefaultRootRef):
-			known := len(ref) >= 3 && ref[1].Equal(ast.StringTerm("guard"))
+			known := len(ref) >= 3 && ref[1].Equal(ast.StringTerm(m.kind.dir))
 			if known {
 				name, ok := ref[2].Value.(ast.String)
 				known = ok && packages[string(name)] != nil
 			}
 			if !known {
 				*problems = append(*problems, model.Problem{
-					Place:   place(ref[0].Location, g.file),
+					Place:   place(ref[0].Location, m.file),
 					Message: fmt.Sprintf("undefined ref: %s", ref),
-					Hint:    "a guard sees input, and other guards as data.guard.NAME",
+					Hint:    fmt.Sprintf("a %s sees input, and other %ss as data.%s.NAME", m.kind.noun, m.kind.noun, m.kind.dir),
 				})
 			}
 		}
 		return false
 	})
 	// A bare "input" in a term is a reference of one element, seen above.
-	ast.WalkWiths(g.module, func(with *ast.With) bool {
-		if ref, ok := with.Target.Value.(ast.Ref); !ok || !ref.HasPrefix(ast.InputRootRef) {
-			problems.Add(place(with.Location, g.file), "with replaces %s: a guard may replace nothing but input", with.Target)
+	ast.WalkWiths(m.parsed, func(with *ast.With) bool {
+		ref, ok := with.Target.Value.(ast.Ref)
+		switch {
+		case ok && ref.HasPrefix(ast.InputRootRef):
+		case ok && m.test && ref.HasPrefix(ast.DefaultRootRef):
+		case m.test:
+			problems.Add(place(with.Location, m.file), "with replaces %s: a test may replace input and rules, no function", with.Target)
+		default:
+			problems.Add(place(with.Location, m.file), "with replaces %s: a %s may replace nothing but input", with.Target, m.kind.noun)
 		}
 		return false
 	})
 }
 
-// checkOthers sees that what a guard reads of guards is there. It looks at the
+// checkOthers sees that what a module reads of others is there. It looks at the
 // compiled module, where every reference is whole, imports resolved.
-func checkOthers(compiler *ast.Compiler, file string, packages map[string]*guard, problems *model.Problems) {
-	ast.WalkRefs(compiler.Modules[file], func(ref ast.Ref) bool {
+func (m *module) checkOthers(compiler *ast.Compiler, packages map[string]*module, problems *model.Problems) {
+	ast.WalkRefs(compiler.Modules[m.file], func(ref ast.Ref) bool {
 		if !ref.HasPrefix(ast.DefaultRootRef) || len(ref) < 4 {
 			return false
 		}
 		other, rule := packages[term(ref[2])], term(ref[3])
 		if other == nil || rule == "" {
-			problems.Add(place(ref[0].Location, file), "a rule of another guard is named, not computed")
+			problems.Add(place(ref[0].Location, m.file), "a rule of another %s is named, not computed", m.kind.noun)
 			return false
 		}
-		for _, r := range other.module.Rules {
+		for _, r := range other.parsed.Rules {
 			if name, ok := r.Head.Ref()[0].Value.(ast.Var); ok && string(name) == rule {
 				return false
 			}
 		}
-		problems.Add(place(ref[0].Location, file), "undefined ref: %s", ref)
+		problems.Add(place(ref[0].Location, m.file), "undefined ref: %s", ref)
 		return false
 	})
 }
@@ -283,29 +372,38 @@ func term(t *ast.Term) string {
 	return string(s)
 }
 
-// withPlaces is the guard's module with each verdict's rules doubled.
-func (g *guard) withPlaces() *ast.Module {
-	module := g.module.Copy()
-	for _, rule := range g.module.Rules {
-		name := string(rule.Head.Name)
-		if !slices.Contains(verdicts, name) {
+// withPlaces is the module with the rules that are read doubled, where their
+// places matter.
+func (m *module) withPlaces() *ast.Module {
+	parsed := m.parsed.Copy()
+	for _, rule := range m.parsed.Rules {
+		name, _ := ruleName(rule)
+		var item *ast.Term
+		double := rule.Copy()
+		switch {
+		case slices.Contains(verdicts, name) && m.kind == guardKind:
+			item = double.Head.Key
+		case name == rulesRule && m.kind == generateKind:
+			item = ast.ArrayTerm(double.Head.Ref()[1], double.Head.Value)
+			item.SetLocation(rule.Head.Location)
+		default:
 			continue
 		}
-		double := rule.Copy()
-		at := place(rule.Location, g.file)
-		double.Head.Name = ast.Var(placed(name))
-		double.Head.SetRef(ast.Ref{ast.VarTerm(placed(name))})
-		double.Head.Key = ast.ArrayTerm(double.Head.Key, ast.IntNumberTerm(at.Line), ast.IntNumberTerm(at.Col))
-		double.Head.Key.SetLocation(rule.Head.Location)
-		double.Module = module
-		module.Rules = append(module.Rules, double)
+		at := place(rule.Location, m.file)
+		key := ast.ArrayTerm(item, ast.IntNumberTerm(at.Line), ast.IntNumberTerm(at.Col))
+		key.SetLocation(rule.Head.Location)
+		double.Head = ast.NewHead(ast.Var(placed(name)), key)
+		double.Head.Location = rule.Head.Location
+		double.Module = parsed
+		parsed.Rules = append(parsed.Rules, double)
 	}
-	return module
+	return parsed
 }
 
-// compile compiles modules in the guards' language. It consumes them.
-func compile(modules map[string]*ast.Module) (*ast.Compiler, error) {
-	raw, err := inputSchema.raw()
+// compileModules compiles modules in the language of this package. It consumes
+// them.
+func (k *kind) compileModules(modules map[string]*ast.Module) (*ast.Compiler, error) {
+	raw, err := k.schema.raw()
 	if err != nil {
 		return nil, err
 	}
@@ -322,7 +420,7 @@ func compile(modules map[string]*ast.Module) (*ast.Compiler, error) {
 	compiler.Compile(modules)
 	if compiler.Failed() {
 		var problems model.Problems
-		addErrors(&problems, "guard", compiler.Errors)
+		addErrors(&problems, k.dir, compiler.Errors)
 		return nil, problems.Err()
 	}
 	return compiler, nil

@@ -6,16 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"unicode"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/storage"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
-	"github.com/open-policy-agent/opa/v1/topdown"
-	"github.com/open-policy-agent/opa/v1/topdown/print"
 
 	"github.com/writmesh/writ/cue/model"
 )
@@ -32,27 +27,21 @@ func Evaluate(ctx context.Context, files map[string][]byte, input Input) (*Resul
 // Evaluate runs every guard over the input. The error is [model.Problems] if a
 // guard is at fault.
 func (g *Guards) Evaluate(ctx context.Context, input Input) (*Result, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, maxTime, errSlowGuard)
+	ctx, cancel := context.WithTimeoutCause(ctx, maxTime, errSlow)
 	defer cancel()
 	document, err := input.document()
 	if err != nil {
 		return nil, fmt.Errorf("encode the guards' input: %w", err)
 	}
-	value, err := ast.InterfaceToValue(document)
+	e, err := g.over(ctx, document)
 	if err != nil {
-		return nil, fmt.Errorf("encode the guards' input: %w", err)
+		return nil, fmt.Errorf("evaluate guards: %w", err)
 	}
-	store := inmem.New() // data holds nothing but the guards
-	txn, err := store.NewTransaction(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer store.Abort(ctx, txn)
-
+	defer e.close(ctx)
 	result := &Result{Deny: []Finding{}, Warn: []Finding{}, Approvals: []Approval{}, Checked: make(map[string]int), Printed: []string{}}
 	var problems model.Problems
-	for _, guard := range g.guards {
-		r := &run{guards: g, guard: guard, input: ast.NewTerm(value), document: document, store: store, txn: txn, result: result}
+	for _, guard := range g.modules {
+		r := &run{evaluation: e, guard: guard, document: document, result: result}
 		if err := r.all(ctx); err != nil {
 			var ps model.Problems
 			if !errors.As(err, &ps) {
@@ -64,6 +53,7 @@ func (g *Guards) Evaluate(ctx context.Context, input Input) (*Result, error) {
 	if err := problems.Err(); err != nil {
 		return nil, err
 	}
+	result.Printed = e.printed
 	slices.SortFunc(result.Deny, Finding.compare)
 	slices.SortFunc(result.Warn, Finding.compare)
 	slices.SortFunc(result.Approvals, Approval.compare)
@@ -73,38 +63,20 @@ func (g *Guards) Evaluate(ctx context.Context, input Input) (*Result, error) {
 	return result, nil
 }
 
-// errSlowGuard is the cause of a context that ended after maxTime.
-var errSlowGuard = errors.New("a guard takes too long")
-
 // document is the input as the guards see it.
-func (in Input) document() (any, error) {
-	b, err := json.Marshal(in)
-	if err != nil {
-		return nil, err
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, err
-	}
-	return inputSchema.fill(v), nil
-}
+func (in Input) document() (any, error) { return guardKind.document(in) }
 
 // A run is one guard over one input.
 type run struct {
-	guards   *Guards
-	guard    *guard
-	input    *ast.Term
+	*evaluation
+	guard    *module
 	document any
-	store    storage.Store
-	txn      storage.Transaction
 	result   *Result
 }
 
 // all evaluates the guard's rules and adds what they say to the result.
 func (r *run) all(ctx context.Context) error {
-	checked, err := r.ask(ctx, checkedRule)
+	checked, err := r.ask(ctx, r.guard, checkedRule)
 	if err != nil {
 		return err
 	}
@@ -118,7 +90,7 @@ func (r *run) all(ctx context.Context) error {
 		if !r.guard.asks[verdict] {
 			continue
 		}
-		value, err := r.ask(ctx, placed(verdict))
+		value, err := r.ask(ctx, r.guard, placed(verdict))
 		if err != nil {
 			return err
 		}
@@ -136,79 +108,7 @@ func (r *run) all(ctx context.Context) error {
 	return problems.Err()
 }
 
-// ask evaluates one rule of the guard, with and without OPA's rule index, and
-// returns its value; nil where it is undefined.
-func (r *run) ask(ctx context.Context, rule string) (any, error) {
-	indexed, err := r.evaluate(ctx, rule, true)
-	if err != nil {
-		return nil, err
-	}
-	plain, err := r.evaluate(ctx, rule, false)
-	if err != nil {
-		return nil, err
-	}
-	if !reflect.DeepEqual(indexed, plain) {
-		return nil, r.problem("%s differs with and without the rule index: this is a defect of the engine", strings.TrimPrefix(rule, "$"))
-	}
-	return plain, nil
-}
-
-func (r *run) evaluate(ctx context.Context, rule string, indexing bool) (any, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, r.explain(ctx, err)
-	}
-	cancel := topdown.NewCancel()
-	stop := context.AfterFunc(ctx, cancel.Cancel)
-	defer stop()
-	answer := ast.VarTerm("answer")
-	query := ast.NewBody(ast.Equality.Expr(ast.RefTerm(ast.DefaultRootDocument,
-		ast.StringTerm("guard"), ast.StringTerm(r.guard.pkg), ast.StringTerm(rule)), answer))
-	q := topdown.NewQuery(query).
-		WithCompiler(r.guards.compiler).
-		WithStore(r.store).
-		WithTransaction(r.txn).
-		WithInput(r.input).
-		WithCancel(cancel).
-		WithIndexing(indexing).
-		WithStrictBuiltinErrors(true).
-		WithSeed(bytes.NewReader(nil))
-	if indexing { // once is enough
-		q = q.WithPrintHook((*printer)(r.result))
-	}
-	results, err := q.Run(ctx)
-	if err != nil {
-		return nil, r.explain(ctx, err)
-	}
-	if len(results) == 0 {
-		return nil, nil
-	}
-	// Sets become sorted lists.
-	return ast.JSONWithOpt(results[0]["answer"].Value, ast.JSONOpt{SortSets: true})
-}
-
-// explain makes a problem of an error that the guard caused.
-func (r *run) explain(ctx context.Context, err error) error {
-	if topdown.IsCancel(err) || ctx.Err() != nil {
-		switch cause := context.Cause(ctx); cause {
-		case errSlowGuard:
-			return r.problem("guard %s does not end: the guards together may take %s", r.guard.name, maxTime)
-		case context.DeadlineExceeded: // the child's
-			return r.problem("guard %s does not end: the time of this policy's evaluation is used up", r.guard.name)
-		default:
-			return cause
-		}
-	}
-	var e *topdown.Error
-	if errors.As(err, &e) {
-		message, _, _ := strings.Cut(e.Message, "\n")
-		return model.Problems{{Place: place(e.Location, r.guard.file), Message: strings.TrimSuffix(message, ":")}}
-	}
-	return r.problem("guard %s: %v", r.guard.name, err)
-}
-
-func (r *run) problem(format string, args ...any) error {
-	return model.Problems{{Place: model.Place{File: r.guard.file}, Message: fmt.Sprintf(format, args...)}}
-}
+func (r *run) problem(format string, args ...any) error { return r.guard.problem(format, args...) }
 
 // count is the value of checked.
 func (r *run) count(value any) (int, error) {
@@ -340,23 +240,4 @@ func text(v any) string {
 		return strings.ToValidUTF8(string(b[:most]), "") + "…"
 	}
 	return string(b)
-}
-
-// A printer keeps the first lines that guards print, each once: rules are
-// evaluated more often than they are written.
-type printer Result
-
-func (p *printer) Print(c print.Context, text string) error {
-	if len(p.Printed) < maxPrinted {
-		text = strings.Map(func(r rune) rune {
-			if unicode.IsPrint(r) {
-				return r
-			}
-			return ' '
-		}, text[:min(len(text), maxText)])
-		if line := fmt.Sprintf("%s: %s", place(c.Location, "guard"), text); !slices.Contains(p.Printed, line) {
-			p.Printed = append(p.Printed, line)
-		}
-	}
-	return nil
 }

@@ -10,10 +10,16 @@ import (
 	"github.com/writmesh/writ/cue/model"
 )
 
-// Files are the Rego files of a policy tree: the guards and their tests, by
-// path. Rego anywhere else is a problem, for a guard in "guards/" guards
+// Files are the guards of a policy tree and their tests, by path. Rego that is
+// neither a guard nor a generator is a problem, for a guard in "guards/" guards
 // nothing. Names that begin with a dot are not looked into.
-func Files(tree fs.FS) (map[string][]byte, error) {
+func Files(tree fs.FS) (map[string][]byte, error) { return guardKind.files(tree) }
+
+// GeneratorFiles are the generators of a policy tree and their tests, by path.
+func GeneratorFiles(tree fs.FS) (map[string][]byte, error) { return generateKind.files(tree) }
+
+// files are the files of one kind. What is of neither kind, guards tell.
+func (k *kind) files(tree fs.FS) (map[string][]byte, error) {
 	files := make(map[string][]byte)
 	var problems model.Problems
 	total := 0
@@ -31,12 +37,13 @@ func Files(tree fs.FS) (map[string][]byte, error) {
 			return nil
 		}
 		at := model.Place{File: name}
-		if strings.HasPrefix(name, "generate/") {
-			problems.Add(at, "computed rules (generate/) are not supported yet")
-			return nil
-		}
-		if path.Dir(name) != "guard" {
-			problems = append(problems, model.Problem{Place: at, Message: "Rego outside guard/ is not evaluated", Hint: "guards are the files guard/NAME.rego"})
+		switch dir := path.Dir(name); {
+		case dir == k.dir:
+		case dir == guardKind.dir || dir == generateKind.dir || k != guardKind:
+			return nil // the other kind's
+		default:
+			problems = append(problems, model.Problem{Place: at, Message: "Rego outside guard/ and generate/ is not evaluated",
+				Hint: "guards are the files guard/NAME.rego, computed rules come from generate/NAME.rego"})
 			return nil
 		}
 		if !d.Type().IsRegular() {

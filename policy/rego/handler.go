@@ -11,68 +11,130 @@ import (
 	"github.com/writmesh/writ/policy/sandbox"
 )
 
-// HandlerName is how [Judge] calls [Handler].
-const HandlerName = "guard"
+// HandlerName is how the functions of this package that take a child call
+// [Handler].
+const HandlerName = "rego"
 
 // A request is what travels to the child.
 type request struct {
-	Files map[string][]byte `json:"files"`
-	Input *Input            `json:"input"` // nil means that the guards are compiled only
+	Do       string            `json:"do"`
+	Files    map[string][]byte `json:"files"`
+	Input    *Input            `json:"input,omitempty"`    // to judge
+	Network  *model.Policy     `json:"network,omitempty"`  // to generate from
+	Coverage bool              `json:"coverage,omitempty"` // of tests
 }
 
-// A response is what travels back: one of its fields.
+// What a request may ask for.
+const (
+	doCheck    = "check"    // guards and their tests
+	doJudge    = "judge"    // a policy and a difference by guards
+	doGenerate = "generate" // rules; and check the generators' tests
+	doTest     = "test"     // guards and generators
+)
+
+// A response is what travels back: problems, or what was asked for.
 type response struct {
 	Result   *Result        `json:"result,omitempty"`
+	Tests    *Tests         `json:"tests,omitempty"`
+	Rules    []model.Rule   `json:"rules,omitempty"`
+	Warnings model.Problems `json:"warnings,omitempty"` // of computed rules
 	Problems model.Problems `json:"problems,omitempty"`
 }
 
-// Handler evaluates guards inside a sandbox's child.
+// Handler serves the functions of this package that take a child, inside it.
 func Handler(ctx context.Context, message []byte) ([]byte, error) {
 	var req request
 	if err := strict(message, &req); err != nil {
-		return nil, fmt.Errorf("read the guards' request: %w", err)
+		return nil, fmt.Errorf("read the request for Rego: %w", err)
 	}
 	var res response
-	guards, err := Compile(req.Files)
-	if err == nil && req.Input != nil {
-		res.Result, err = guards.Evaluate(ctx, *req.Input)
-	}
-	if err != nil && !errors.As(err, &res.Problems) {
+	if err := res.serve(ctx, req); err != nil && !errors.As(err, &res.Problems) {
 		return nil, err
 	}
+	if len(res.Problems) > 0 {
+		res = response{Problems: res.Problems}
+	}
 	return json.Marshal(res)
+}
+
+func (res *response) serve(ctx context.Context, req request) error {
+	switch req.Do {
+	case doCheck:
+		if _, err := Compile(req.Files); err != nil {
+			return err
+		}
+		return CheckTests(req.Files)
+	case doJudge:
+		if req.Input == nil {
+			return errors.New("judge: no input")
+		}
+		guards, err := Compile(req.Files)
+		if err == nil {
+			res.Result, err = guards.Evaluate(ctx, *req.Input)
+		}
+		return err
+	case doGenerate:
+		if err := CheckTests(req.Files); err != nil {
+			return err
+		}
+		var err error
+		res.Rules, res.Warnings, err = generate(ctx, req.Files, req.Network)
+		return err
+	case doTest:
+		var err error
+		res.Tests, err = RunTests(ctx, req.Files, req.Coverage)
+		return err
+	default:
+		return fmt.Errorf("asked to %q", req.Do)
+	}
 }
 
 // Judge evaluates guards in the child. The error is [model.Problems] if a guard
 // is at fault, and the sandbox's if it did not end by itself.
 func Judge(ctx context.Context, child *sandbox.Child, files map[string][]byte, input Input) (*Result, error) {
-	res, err := ask(ctx, child, request{Files: files, Input: &input})
-	if err != nil {
-		return nil, err
+	res, err := ask(ctx, child, "evaluate guards", request{Do: doJudge, Files: files, Input: &input})
+	if err == nil && res.Result == nil {
+		err = errors.New("evaluate guards: the child answers with neither result nor problems")
 	}
-	if res.Result == nil {
-		return nil, errors.New("evaluate guards: the child answers with neither result nor problems")
-	}
-	return res.Result, nil
+	return res.Result, err
 }
 
-// Check compiles guards in the child, and says what is wrong with them.
+// Check compiles guards and their tests in the child, and says what is wrong with
+// them.
 func Check(ctx context.Context, child *sandbox.Child, files map[string][]byte) error {
-	_, err := ask(ctx, child, request{Files: files})
+	_, err := ask(ctx, child, "check guards", request{Do: doCheck, Files: files})
 	return err
 }
 
-func ask(ctx context.Context, child *sandbox.Child, req request) (res response, err error) {
+// Generate has generators yield rules in the child, which are read there as
+// written rules are: [model.Policy.With] makes them part of the policy. Warnings
+// are what a person should look at. The error is as Judge's.
+func Generate(ctx context.Context, child *sandbox.Child, files map[string][]byte, network *model.Policy) (rules []model.Rule, warnings model.Problems, err error) {
+	res, err := ask(ctx, child, "generate rules", request{Do: doGenerate, Files: files, Network: network})
+	return res.Rules, res.Warnings, err
+}
+
+// Try runs the tests of guards and generators in the child. The error is as
+// Judge's.
+func Try(ctx context.Context, child *sandbox.Child, files map[string][]byte, coverage bool) (*Tests, error) {
+	res, err := ask(ctx, child, "test guards", request{Do: doTest, Files: files, Coverage: coverage})
+	if err == nil && res.Tests == nil {
+		err = errors.New("test guards: the child answers with neither results nor problems")
+	}
+	return res.Tests, err
+}
+
+func ask(ctx context.Context, child *sandbox.Child, what string, req request) (res response, err error) {
 	message, err := json.Marshal(req)
 	if err != nil {
-		return res, fmt.Errorf("evaluate guards: %w", err)
+		return res, fmt.Errorf("%s: %w", what, err)
 	}
 	answer, err := child.Call(ctx, HandlerName, message)
 	if err != nil {
-		return res, fmt.Errorf("evaluate guards: %w", err)
+		return res, fmt.Errorf("%s: %w", what, err)
 	}
 	if err := strict(answer, &res); err != nil {
-		return res, fmt.Errorf("evaluate guards: read the child's answer: %w", err)
+		return res, fmt.Errorf("%s: read the child's answer: %w", what, err)
 	}
 	return res, res.Problems.Err()
 }

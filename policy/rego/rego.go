@@ -1,25 +1,35 @@
-// Package rego runs guards: Rego that looks at a policy, and at what a commit
-// changes, and may refuse it. It is the only door to OPA.
+// Package rego runs the Rego of a policy: guards, which look at a policy and at
+// what a commit changes and may refuse it, and generators, which compute rules.
+// It is the only door to OPA.
 //
 // A guard forbids what the schema cannot express and what no test states:
 // everybody may reach everything, temporary access without an end, twenty
-// people gaining access in one commit.
+// people gaining access in one commit. A generator writes what would be the same
+// rule for each of many groups, tags or hosts.
 //
 // # Flow
 //
-//  1. [Files] collects a tree's guards.
-//  2. [Compile] parses and checks them, and says what is wrong, with places.
-//  3. [Guards.Evaluate] runs them over an [Input].
+//  1. [GeneratorFiles] and [Files] collect a tree's generators and guards.
+//  2. [Generate] has the generators yield rules, once the policy is loaded. They
+//     become part of it ([model.Policy.With]) before anything else looks at it.
+//  3. [Check] compiles guards and says what is wrong, with places.
+//  4. [Judge] runs them over an [Input].
+//  5. [Try] runs the tests of both.
 //
-// Rego cannot be trusted to end, so 2 and 3 belong into the evaluating child:
-// [Handler] serves [Judge] there.
+// Rego cannot be trusted to end, so these call [Handler], in the evaluating
+// child.
+//
+// # A module
+//
+// A guard is a file guard/STEM.rego of package guard.STEM; a generator is a file
+// generate/STEM.rego of package generate.STEM. A stem is lower case letters,
+// digits, '-' and '_'; in the package's name '-' becomes '_'. Modules are called
+// by their stems. They may read others of their kind, as data.guard.STEM.RULE or
+// data.generate.STEM.RULE.
 //
 // # A guard
 //
-// A guard is a file guard/STEM.rego of package guard.STEM. Its stem is lower
-// case letters, digits, '-' and '_'; in the package's name '-' becomes '_'. It
-// is called by its stem. Files that end in _test.rego are not guards; they must
-// parse. Four rules are read from outside:
+// Four rules are read from outside:
 //
 //	deny contains …              the commit is refused
 //	warn contains …              a person should look
@@ -36,33 +46,62 @@
 // guard that inspects nothing passes everything, which is how a misspelt
 // condition looks.
 //
+// # A generator
+//
+// One rule is read from outside, any number of times:
+//
+//	rules[NAME] := {…} if { … }
+//
+// The object has the fields of a rule as CUE writes them (from, to, allow, until,
+// hours, posture, capabilities, why, owner) and may have origin: a place, or a
+// list of places, copied from the input, of what the rule is made of. It passes
+// the schema and the checks of a written rule. Its place is that of the head that
+// yields it. A name is yielded once: several heads of one module may yield the
+// same rule under the same name, nothing else may.
+//
+// # Tests
+//
+// A file STEM_test.rego beside them, of package guard.STEM_test or
+// generate.STEM_test, holds tests: rules test_NAME that must be true. One that is
+// undefined, has another value, or in which a built-in function errs, has failed.
+// A test sees the input that it makes itself: … with input as {…}; lists that it
+// leaves out are not there. It may also replace rules, as those that hold a
+// guard's configuration: … with data.guard.star.sensitive as {"tag:x"}. There is
+// at least one test in such a file, and every rule in it is a test or referred
+// to. Coverage counts the lines of modules that tests evaluate.
+//
 // # What it sees
 //
-// input.network is the policy as [model.Policy] encodes it; input.diff is a
-// [Difference]; input.commit is a [Commit]. Every list is there, empty where
-// there is nothing; other fields are left out where they are zero, so that
-// "not rule.until" asks for a rule without end. data.guard is all guards.
+// For guards input.network is the policy as [model.Policy] encodes it, computed
+// rules included; input.diff is a [Difference]; input.commit is a [Commit].
+// Generators see input.network only, as it is written: no computed rules, no
+// commit, so that the rules depend on the files alone. Every list is there, empty
+// where there is nothing; other fields are left out where they are zero, so that
+// "not rule.until" asks for a rule without end. A module that reads a field which
+// the input cannot have does not compile; the keys of capabilities and of the
+// posture in tests are free.
 //
 // # What is refused
 //
-//   - syntax other than Rego v1; another package; a guard elsewhere than
-//     directly under guard/; two stems with one package; .rego outside guard/;
-//   - a field that the input does not have; data other than data.guard;
-//   - rules named deny, warn, require_approval or checked of another kind than
-//     above, and any other rule that nothing refers to;
-//   - "with" on anything but input;
+//   - syntax other than Rego v1; another package; a module elsewhere than
+//     directly under guard/ or generate/; two stems with one package;
+//   - a field that the input does not have; data other than that of the kind;
+//   - rules that are read from outside of another kind than above, and any other
+//     rule that nothing refers to;
+//   - "with" on anything but input, except in tests;
 //   - built-in functions that are not on the list in this package: none that
 //     asks the network, the clock, chance, the environment or a key;
 //   - strict mode's complaints: unused imports and variables, deprecated
 //     functions;
 //   - at evaluation: an error of any built-in function (Rego would make it
 //     undefined, and the denial would be silently absent), results of another
-//     shape, a different answer with and without rule indexing, ten seconds.
+//     shape, a different answer with and without rule indexing, ten seconds for
+//     all guards, for all generators and for all tests.
 //
 // # Limits
 //
-// 1 MiB a file, 8 MiB and 1000 files together, 10,000 findings, 200 printed
-// lines.
+// For each kind 1 MiB a file, 8 MiB and 1000 files together; 10,000 findings, 200
+// printed lines, 20,000 computed rules of 8 MiB together, 10,000 tests.
 package rego
 
 import (
@@ -79,6 +118,10 @@ const (
 	// maxTotal and maxFiles bound the compiler's time, which has no deadline.
 	maxTotal = 8 << 20
 	maxFiles = 1000
+	// maxComputed is twice the rules of the largest network we plan for.
+	maxComputed = 20_000
+	// maxTests is ten tests for each of as many modules as there may be.
+	maxTests = 10 * maxFiles
 	// maxFindings is more than anybody reads.
 	maxFindings = 10_000
 	// maxErrors is how many mistakes the compiler tells before it gives up.

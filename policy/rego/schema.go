@@ -16,8 +16,6 @@ type schema struct {
 	Items      *schema            `json:"items,omitempty"`      // of an array
 }
 
-var inputSchema = schemaOf(reflect.TypeFor[Input]())
-
 // schemaOf describes what encoding/json makes of a type.
 func schemaOf(t reflect.Type) *schema {
 	for t.Kind() == reflect.Pointer {
