@@ -41,9 +41,9 @@
 // an address may also be that of whichever node holds it. Prefixes then compile
 // as they are written: in "to", those that may hold addresses of nodes become
 // inbound/PREFIX, which no agent fetches, so that nobody has access by it. And
-// since such a policy's routes may be approved elsewhere, what no route of the
-// policy holds is written into the routes 0.0.0.0/0, ::/0 and exit, by which
-// nobody is approved.
+// since routes may be approved elsewhere, such a policy always has the routes
+// 0.0.0.0/0, ::/0 and exit; where it does not write them, nobody is approved by
+// them.
 package compile
 
 import (

@@ -55,11 +55,20 @@ func testKey(n byte) string {
 	return strings.TrimPrefix(key.IdentityPrivateFromSeed([32]byte{n}).Public().String(), "idpub:")
 }
 
+// standIns are what test policies write instead of keys.
+var standIns = map[string]string{
+	"IDPUB": testKey(1), "OTHER": testKey(2),
+	"ENROL": "p2bgp3zgu7xiofiguuk3nbbluxcwartaupv5z7z2ybt3asghu22q",
+}
+
 func load(t *testing.T, files map[string]string) *model.Policy {
 	t.Helper()
 	tree := fstest.MapFS{}
 	for name, text := range files {
-		tree[name] = &fstest.MapFile{Data: []byte(strings.NewReplacer("IDPUB", testKey(1), "OTHER", testKey(2)).Replace(text))}
+		for stands, key := range standIns {
+			text = strings.ReplaceAll(text, stands, key)
+		}
+		tree[name] = &fstest.MapFile{Data: []byte(text)}
 	}
 	p, err := model.Load(tree)
 	if err != nil {

@@ -40,6 +40,9 @@ func newGrants(p *model.Policy) (*grants, error) {
 	if p.Exit != nil {
 		g.route(acl.Route{Exit: true, Via: via(p.Exit.Via)})
 	}
+	if g.ends.literal {
+		g.elsewhere()
+	}
 	for _, r := range byName(p.Rules, func(r model.Rule) string { return r.Name }) {
 		if err := g.rule(&r); err != nil {
 			return nil, fmt.Errorf("compile: rule %q: %w", r.Name, err)
@@ -85,6 +88,9 @@ func (g *grants) rule(r *model.Rule) error {
 	if grant.Posture, err = g.posture(r.Posture); err != nil {
 		return err
 	}
+	if len(from) == 0 {
+		return nil
+	}
 	for _, t := range to {
 		for _, dest := range t.selectors {
 			if err := g.destination(dest, t.except, from, grant); err != nil {
@@ -111,8 +117,10 @@ func (g *grants) destination(to acl.Selector, except []acl.Selector, from []side
 		if len(except) > 0 {
 			return fmt.Errorf("nothing can be excepted from %s", to)
 		}
-		if r := g.exit(); r != nil {
-			add(r.to, to, nil)
+		for _, r := range g.routes {
+			if r.Exit {
+				add(r.to, to, nil)
+			}
 		}
 	case acl.KindPrefix:
 		if p := to.Prefix(); g.ends.literal && g.ends.mayBeNode(p) {
@@ -125,15 +133,19 @@ func (g *grants) destination(to acl.Selector, except []acl.Selector, from []side
 	return nil
 }
 
-// exit is the route of exit nodes; nil where there is none.
-func (g *grants) exit() *route {
-	if i := slices.IndexFunc(g.routes, func(r *route) bool { return r.Exit }); i >= 0 {
-		return g.routes[i]
+// elsewhere adds the routes that may be approved elsewhere, where the policy does
+// not have them.
+func (g *grants) elsewhere() {
+	for _, r := range []acl.Route{
+		{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0)},
+		{Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), 0)},
+		{Exit: true},
+	} {
+		if !slices.ContainsFunc(g.routes, func(x *route) bool { return x.Prefix == r.Prefix && x.Exit == r.Exit }) {
+			r.Via = via(nil)
+			g.route(r)
+		}
 	}
-	if g.ends.literal {
-		return g.route(acl.Route{Exit: true, Via: []acl.Selector{}})
-	}
-	return nil
 }
 
 // behind adds a prefix to every route that it overlaps. Of the exceptions, those
@@ -142,7 +154,6 @@ func (g *grants) behind(p netip.Prefix, except []acl.Selector, add func(map[acl.
 	if within(p, g.ends.own) {
 		return // nobody routes the network's own addresses
 	}
-	held := false
 	for _, r := range g.routes {
 		if r.Exit || !r.Prefix.Overlaps(p) {
 			continue
@@ -151,15 +162,7 @@ func (g *grants) behind(p netip.Prefix, except []acl.Selector, add func(map[acl.
 		if p.Bits() < r.Prefix.Bits() {
 			part = r.Prefix
 		}
-		held = held || part == p
 		g.part(r, part, except, add)
-	}
-	if !held && g.ends.literal {
-		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-		if p.Addr().Is6() {
-			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-		}
-		g.part(g.route(acl.Route{Prefix: all, Via: []acl.Selector{}}), p, except, add)
 	}
 }
 
