@@ -43,17 +43,42 @@ func NewTracer(base, head *model.Policy, was, is Side, at time.Time) *Tracer {
 	return t
 }
 
+// NewTracerOf is NewTracer for policies that are prepared. A nil base allows
+// nothing.
+func NewTracerOf(base, head *Explainer, at time.Time) *Tracer { return &Tracer{base, head, at} }
+
 // Causes finds the places that a change comes from: rules that are new or say
 // something else, or else the definitions by which they now, or no longer, select
 // the ends and the ports of the change's sample. Where it is the inventory that
 // changes it, these are the rules.
 func (t *Tracer) Causes(ch Change, gained bool) []Cause {
-	now, then := t.head, t.base
+	now := t.head
 	if !gained {
-		now, then = t.base, t.head
+		now = t.base
 	}
 	if now == nil {
 		return nil
+	}
+	from, to := ch.Sample.parties()
+	return t.causes(ch.Rules, [2]Party{from, to}, [2]Party{from, to}, ch.Sample.Target, gained)
+}
+
+// Gave finds the places that a flow's access comes from, which the head allows
+// and the base does not. The address behind a node may have been behind another
+// in the base.
+func (t *Tracer) Gave(from, to, fromWas, toWas Party, target acl.Target) []Cause {
+	v := t.head.Judge(from, to, target, t.at)
+	if !v.Allowed {
+		return nil
+	}
+	return t.causes([]string{v.Rule}, [2]Party{from, to}, [2]Party{fromWas, toWas}, target, true)
+}
+
+// causes compares rules between a policy that allows a flow and one that does not.
+func (t *Tracer) causes(rules []string, is, was [2]Party, target acl.Target, gained bool) []Cause {
+	now, then := t.head, t.base
+	if !gained {
+		now, then = t.base, t.head
 	}
 	var out []Cause
 	add := func(s Step, base bool) {
@@ -62,7 +87,7 @@ func (t *Tracer) Causes(ch Change, gained bool) []Cause {
 			out = append(out, c)
 		}
 	}
-	for _, name := range ch.Rules {
+	for _, name := range rules {
 		r := now.indexed(name)
 		if r == nil {
 			continue
@@ -77,12 +102,12 @@ func (t *Tracer) Causes(ch Change, gained bool) []Cause {
 			continue
 		}
 		before := len(out)
-		for _, s := range now.rests(r, ch.Sample, t.at) {
+		for _, s := range now.rests(r, now.flow(is[0], is[1], target, t.at)) {
 			if !then.definitions()[s.Text] {
 				add(s, !gained)
 			}
 		}
-		for _, s := range then.hinders(old, ch.Sample, t.at) {
+		for _, s := range then.hinders(old, then.flow(was[0], was[1], target, t.at)) {
 			if !now.definitions()[s.Text] {
 				add(s, gained)
 			}
@@ -95,9 +120,8 @@ func (t *Tracer) Causes(ch Change, gained bool) []Cause {
 }
 
 // rests are the definitions that a rule's grant of a flow rests on.
-func (x *Explainer) rests(r *indexedRule, p Pair, at time.Time) []Step {
-	from, to := p.parties()
-	steps := x.chain(r, x.flow(from, to, p.Target, at))
+func (x *Explainer) rests(r *indexedRule, f *flow) []Step {
+	steps := x.chain(r, f)
 	for _, ref := range r.rule.Posture {
 		if p := x.postures[ref.Name]; p != nil {
 			steps = append(steps, postureStep(p))
@@ -109,9 +133,7 @@ func (x *Explainer) rests(r *indexedRule, p Pair, at time.Time) []Step {
 
 // hinders are the definitions by which a rule does not allow a flow although it is
 // written: those of what it excepts, and of the postures that it asks for.
-func (x *Explainer) hinders(r *indexedRule, p Pair, at time.Time) []Step {
-	from, to := p.parties()
-	f := x.flow(from, to, p.Target, at)
+func (x *Explainer) hinders(r *indexedRule, f *flow) []Step {
 	_, steps := x.excepted(r, f)
 	for _, ref := range r.rule.Posture {
 		if p := x.postures[ref.Name]; p != nil {

@@ -1,4 +1,4 @@
-package reach
+package reach_test
 
 import (
 	"fmt"
@@ -12,6 +12,7 @@ import (
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/compile"
+	"github.com/writmesh/writ/policy/reach"
 )
 
 // TestNothingIsMissingWherePackageACLAllows: a rule lacks nothing exactly where
@@ -31,13 +32,13 @@ func TestNothingIsMissingWherePackageACLAllows(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := Read(leaves)
+		c, err := reach.Read(leaves)
 		if err != nil {
 			t.Fatal(err)
 		}
-		x := NewExplainer(p, c, nil)
+		x := reach.NewExplainer(p, c, nil)
 		at := time.Date(2026, 11, 22, rng.IntN(24), 0, 0, 0, time.UTC).AddDate(0, 0, rng.IntN(7))
-		var ends []Party
+		var ends []reach.Party
 		for _, s := range []string{"*", "10.1.0.0/16", "10.2.0.0/16", "autogroup:internet"} {
 			sel, err := acl.ParseSelector(s)
 			if err != nil {
@@ -49,15 +50,12 @@ func TestNothingIsMissingWherePackageACLAllows(t *testing.T) {
 			from, to := ends[rng.IntN(len(ends))], ends[rng.IntN(len(ends))]
 			from.Reports = []map[string]string{nil, {"os": "linux"}, {"os": "macos", "custom:a": "1"}}[rng.IntN(3)]
 			target := []acl.Target{{Proto: acl.TCP, Port: 80}, {Proto: acl.TCP, Port: 443}, {Proto: acl.ICMP, Echo: true}}[rng.IntN(3)]
-			f := x.flow(from, to, target, at)
 			any := false
-			for i := range x.index.rules {
-				r := &x.index.rules[i]
-				req := x.request(from, to, target, at)
-				want := !from.nowhere() && !to.nowhere() && acl.Judge(only(r.rule.Name, x.everything(&req)), req).Allowed
-				lacks, one := x.lack(r, f)
-				if got := lacks == "" && x.complete(r, f); got != want {
-					t.Fatalf("%s to %s on %s at %s: rule %s lacks %q (one %t), want that it allows: %t\n%s", from, to, target, at, r.rule.Name, lacks, one, want, text)
+			for _, r := range p.Rules {
+				req, inbound := x.Ask(from, to, target, at)
+				want := !from.Nowhere() && !to.Nowhere() && acl.Judge(only(r.Name, inbound), req).Allowed
+				if got, lacks := x.Holds(r.Name, from, to, target, at); got != want {
+					t.Fatalf("%s to %s on %s at %s: rule %s holds %t, lacks %q, want %t\n%s", from, to, target, at, r.Name, got, lacks, want, text)
 				}
 				any = any || want
 			}
@@ -74,29 +72,6 @@ func TestNothingIsMissingWherePackageACLAllows(t *testing.T) {
 	if allowed < 100 || denied < 100 {
 		t.Errorf("%d allowed and %d denied: want 100 of each, or this says little", allowed, denied)
 	}
-}
-
-// complete reports whether a rule that lacks no one thing lacks nothing: it may
-// lack several.
-func (x *Explainer) complete(r *indexedRule, f *flow) bool {
-	return len(x.chain(r, f)) > 0 && func() bool {
-		i, e := in(r.from, f.fromSel)
-		j, g := in(r.to, f.toSel)
-		return i >= 0 && e < 0 && j >= 0 && g < 0 && !f.from.nowhere() && !f.to.nowhere() &&
-			slices.ContainsFunc(r.rule.Ports, func(p acl.Ports) bool { return p.Contains(f.target) }) &&
-			(r.rule.Until.IsZero() || f.at.Before(r.rule.Until)) && acl.Within(r.rule.Hours, f.at)
-	}()
-}
-
-// everything are all inbounds, unfiltered.
-func (x *Explainer) everything(r *acl.Request) (out []acl.Inbound) {
-	if r.ToVia == acl.Own {
-		return x.compiled.Inbound
-	}
-	for _, rt := range x.compiled.Routes {
-		out = append(out, rt.Inbound...)
-	}
-	return out
 }
 
 func only(rule string, in []acl.Inbound) (out []acl.Inbound) {

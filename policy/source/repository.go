@@ -96,7 +96,7 @@ func (r *Repository) Tree(rev string) (Tree, error) {
 	} else {
 		label += "@" + c.Short()
 	}
-	return Tree{FS: newSnapshot(files), Label: label, Commit: &c}, nil
+	return Tree{FS: newSnapshot(files), Label: label, Commit: &c, repo: r}, nil
 }
 
 // Commit returns what is known of the commit with this full hash.

@@ -57,6 +57,17 @@ type Tree struct {
 	Label string
 	// Commit is the commit whose tree this is; nil for a directory.
 	Commit *Commit
+
+	repo *Repository // that the commit is in
+}
+
+// Blamer tells the origins of the tree's lines; nil where the tree is of a
+// directory.
+func (t Tree) Blamer() (*Blamer, error) {
+	if t.repo == nil || t.Commit == nil {
+		return nil, nil
+	}
+	return t.repo.Blamer(t.Commit.Hash)
 }
 
 // A Commit is what is known of a commit.
