@@ -5,6 +5,7 @@ import (
 
 	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/compile"
+	"github.com/writmesh/writ/policy/compile/validate"
 	"github.com/writmesh/writ/policy/policytest"
 	"github.com/writmesh/writ/policy/reach"
 )
@@ -40,7 +41,7 @@ func BenchmarkCompile(b *testing.B) {
 	})
 	b.Run("validate", func(b *testing.B) {
 		for b.Loop() {
-			if err := compile.Validate(p, list, c); err != nil {
+			if err := validate.Leaves(p, list, c); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/compile"
+	"github.com/writmesh/writ/policy/compile/validate"
 	"github.com/writmesh/writ/policy/reach"
 )
 
@@ -39,7 +40,7 @@ func TestGolden(t *testing.T) {
 			}
 			p := load(t, sources)
 			got := leafText(t, p)
-			validate(t, p)
+			valid(t, p)
 			if os.Getenv("UPDATE") == "1" {
 				archive.Files[at].Data = []byte(got)
 				if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
@@ -73,8 +74,8 @@ func leafText(t *testing.T, p *model.Policy) string {
 	return text
 }
 
-// validate compares the policy's leaves with the policy.
-func validate(t *testing.T, p *model.Policy) {
+// valid compares the policy's leaves with the policy.
+func valid(t *testing.T, p *model.Policy) {
 	t.Helper()
 	list, err := compile.Leaves(p)
 	if err != nil {
@@ -84,7 +85,7 @@ func validate(t *testing.T, p *model.Policy) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := compile.Validate(p, list, c); err != nil {
+	if err := validate.Leaves(p, list, c); err != nil {
 		t.Errorf("got %v, want leaves that mean what the policy does", err)
 	}
 }

@@ -1,4 +1,4 @@
-package compile_test
+package validate_test
 
 import (
 	"fmt"
@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -15,6 +16,7 @@ import (
 	"github.com/writmesh/writ/coordinator/leaf"
 	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/compile"
+	"github.com/writmesh/writ/policy/compile/validate"
 	"github.com/writmesh/writ/policy/reach"
 )
 
@@ -51,9 +53,11 @@ rules: {
 // TestValidationFindsWhatIsWrong changes one thing in one leaf at a time, as a
 // compiler with a mistake would.
 func TestValidationFindsWhatIsWrong(t *testing.T) {
-	p := load(t, map[string]string{"p.cue": whole})
-	validate(t, p)
-	good := leaves(t, p)
+	p := load(t, whole)
+	good, c := compiled(t, p)
+	if err := validate.Leaves(p, good, c); err != nil {
+		t.Fatalf("what is right: %v", err)
+	}
 	for _, c := range []struct {
 		name, leaf, old, new string // an empty old stands for the whole leaf, an empty new removes it
 	}{
@@ -118,7 +122,8 @@ func TestValidationFindsWhatIsWrong(t *testing.T) {
 			}
 			var list []leaf.Leaf
 			done := false
-			for name, data := range good {
+			for _, l := range good {
+				name, data := l.Name, string(l.Data)
 				if name == c.leaf {
 					if done = true; c.old == "" {
 						continue
@@ -145,7 +150,7 @@ func TestValidationFindsWhatIsWrong(t *testing.T) {
 			if err != nil {
 				t.Fatalf("the changed leaf does not decode, which says nothing: %v", err)
 			}
-			if err := compile.Validate(p, list, read); err == nil {
+			if err := validate.Leaves(p, list, read); err == nil {
 				t.Errorf("got no error, want one about %s", c.leaf)
 			} else if !strings.Contains(err.Error(), c.leaf) {
 				t.Errorf("got %v, want it to name %s", err, c.leaf)
@@ -157,11 +162,8 @@ func TestValidationFindsWhatIsWrong(t *testing.T) {
 // TestValidationSeesWhatWasRead: the leaves are right, what tests are asked of is
 // not.
 func TestValidationSeesWhatWasRead(t *testing.T) {
-	p := load(t, map[string]string{"p.cue": whole})
-	list, err := compile.Leaves(p)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := load(t, whole)
+	list, _ := compiled(t, p)
 	for name, spoil := range map[string]func(*reach.Compiled){
 		"an inbound": func(c *reach.Compiled) { c.Inbound = c.Inbound[1:] },
 		"a grant":    func(c *reach.Compiled) { c.Inbound[0].Grants = nil },
@@ -180,7 +182,7 @@ func TestValidationSeesWhatWasRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		spoil(c)
-		if err := compile.Validate(p, list, c); err == nil {
+		if err := validate.Leaves(p, list, c); err == nil {
 			t.Errorf("%s was not read: got no error, want one", name)
 		}
 	}
@@ -189,15 +191,8 @@ func TestValidationSeesWhatWasRead(t *testing.T) {
 // TestGroupingDoesNotMatter splits every grant into one for each source, and
 // turns lists round: the same is meant.
 func TestGroupingDoesNotMatter(t *testing.T) {
-	p := load(t, map[string]string{"p.cue": whole})
-	list, err := compile.Leaves(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := reach.Read(list)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := load(t, whole)
+	list, c := compiled(t, p)
 	split := func(grants []acl.Grant) (out []acl.Grant) {
 		for _, g := range grants {
 			for _, from := range slices.Backward(g.From) {
@@ -218,7 +213,7 @@ func TestGroupingDoesNotMatter(t *testing.T) {
 			c.Routes[i].Inbound[j].Grants = split(c.Routes[i].Inbound[j].Grants)
 		}
 	}
-	if err := compile.Validate(p, list, c); err != nil {
+	if err := validate.Leaves(p, list, c); err != nil {
 		t.Errorf("got %v, want no difference", err)
 	}
 }
@@ -236,14 +231,14 @@ func TestWhatIsCompiledIsValid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := compile.Validate(p, list, c); err != nil {
+		if err := validate.Leaves(p, list, c); err != nil {
 			t.Fatalf("%v\n%s", err, list)
 		}
 		for i := range c.Inbound {
 			if n := len(c.Inbound[i].Grants); n > 0 {
 				c.Inbound[i].Grants = c.Inbound[i].Grants[:n-1]
 				g := mustFrom(t, list, c.Inbound[i].To)
-				if err := compile.Validate(p, list, c); err == nil && g {
+				if err := validate.Leaves(p, list, c); err == nil && g {
 					t.Fatalf("without a grant at %s: got no error, want one", c.Inbound[i].To)
 				}
 				return
@@ -341,4 +336,40 @@ func anyPolicy(t *rapid.T) *model.Policy {
 		p.Rules = append(p.Rules, r)
 	}
 	return p
+}
+
+// standIns are what test policies write instead of keys.
+var standIns = map[string]string{
+	"IDPUB": testKey(1), "OTHER": testKey(2),
+	"ENROL": "p2bgp3zgu7xiofiguuk3nbbluxcwartaupv5z7z2ybt3asghu22q",
+}
+
+func testKey(n byte) string {
+	return strings.TrimPrefix(key.IdentityPrivateFromSeed([32]byte{n}).Public().String(), "idpub:")
+}
+
+func load(t *testing.T, text string) *model.Policy {
+	t.Helper()
+	for stands, key := range standIns {
+		text = strings.ReplaceAll(text, stands, key)
+	}
+	p, err := model.Load(fstest.MapFS{"p.cue": {Data: []byte(text)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// compiled are the leaves of a policy, and what is read back of them.
+func compiled(t *testing.T, p *model.Policy) ([]leaf.Leaf, *reach.Compiled) {
+	t.Helper()
+	list, err := compile.Leaves(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := reach.Read(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list, c
 }

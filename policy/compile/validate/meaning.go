@@ -1,4 +1,4 @@
-package compile
+package validate
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 	"github.com/writmesh/writ/cue/model"
 )
 
-// A reading finds out what a policy means, for [Validate].
+// A reading finds out what a policy means, for [Leaves].
 type reading struct {
 	p        *model.Policy
 	own      netip.Prefix

@@ -1,4 +1,21 @@
-package compile
+// Package validate compares leaves with the policy that they were compiled from,
+// at every build: a difference fails it.
+//
+// It is a second compiler that believes neither the first, of which it imports
+// nothing, nor the engine that tests ask. What a policy means is found out by
+// another way: memberships by propagating them until nothing changes, services and
+// hosts from where they are written, exceptions of addresses by cutting ranges.
+// Leaves are decompiled from what was read back of them. Both sides come into one
+// form, in which what means the same is the same, however grants are grouped:
+//
+//	cell   leaf, rule, what of the destination, ports and conditions → sources
+//	text   what any other leaf says, its lists sorted
+//
+// The form is not the engine's rows, which would say the same with more work: it
+// has one line for each rule at each destination, and costs a twentieth of a
+// build. What two rules give together is not looked at, so that leaves which give
+// the same by other rules do differ.
+package validate
 
 import (
 	"cmp"
@@ -16,16 +33,10 @@ import (
 	"github.com/writmesh/writ/policy/reach"
 )
 
-// Validate compares leaves, and what was read back from them, with the policy they
-// were made of. It finds out what the policy means by another way than [Leaves],
-// with none of its functions: memberships by propagating them until nothing
-// changes, services and hosts from where they are written, exceptions of addresses
-// by cutting ranges. The error names the first cell that differs: a rule at a
+// Leaves compares leaves, and what was read back from them, with the policy they
+// were made of. The error names the first cell that differs: a rule at a
 // destination, a principal, or a leaf.
-//
-// Both sides are brought into one form, in which leaves that mean the same are
-// the same, so that how grants are grouped does not matter.
-func Validate(p *model.Policy, leaves []leaf.Leaf, c *reach.Compiled) error {
+func Leaves(p *model.Policy, leaves []leaf.Leaf, c *reach.Compiled) error {
 	want, err := meaning(p)
 	if err != nil {
 		return fmt.Errorf("validate leaves: the policy: %w", err)
