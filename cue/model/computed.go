@@ -128,3 +128,22 @@ func valueOf(text any, path []string, at Place) *value {
 	}
 	return v
 }
+
+// WithComputed is [Policy.With] for rules that [Policy.Computed] has read. A
+// problem with one of them also names the places of its origin.
+func (p *Policy) WithComputed(rules []Rule) (*Policy, error) {
+	q, err := p.With(rules...)
+	var problems Problems
+	if !errors.As(err, &problems) {
+		return q, err
+	}
+	for i := range problems {
+		told := &problems[i]
+		for _, r := range rules {
+			if told.Place == r.Place && strings.HasPrefix(told.Message, subject("rule", r.Name)+":") {
+				told.Also = slices.Concat(told.Also, r.Origin)
+			}
+		}
+	}
+	return nil, problems.Err()
+}

@@ -3,10 +3,11 @@
 //
 //	1  policy/source     commit or directory → fs.FS (the caller's Tree)
 //	2  cue/model         CUE → model, in a sandboxed child
-//	3  policy/rego       guards compiled, in the child
+//	3  policy/rego       computed rules; guards compiled, both in the child
 //	4  policy/compile    model → leaves, their tree
 //	5  policy/reach      leaves read back
 //	   policy/tester     the tests beside the policy
+//	   policy/rego       the tests of guards and generators, in the child
 //	   policy/reach      the difference to the revision before
 //	   policy/rego       guards of the revision before and of this one, in the child
 //
@@ -57,7 +58,12 @@ type Result struct {
 	Difference *reach.Difference // to the base; everything is gained where there is none
 	Guards     []Finding         // of this tree's guards, then of the base's that are not the same
 	Approvals  []Approval
-	guardFiles map[string][]byte
+
+	GuardTests    []rego.Test    // of guards and generators, by place; of none nil
+	GuardCoverage *rego.Coverage // of guards and generators by their tests; nil without any
+
+	guardFiles     map[string][]byte
+	generatorFiles map[string][]byte
 }
 
 // A Finding is what a guard says.
@@ -115,6 +121,9 @@ func Build(ctx context.Context, req Request) (*Result, error) {
 		return nil, err
 	}
 	r.Tests = tester.Run(r.Policy, r.Compiled, req.Inventory, r.At)
+	if err := r.testRego(ctx, child); err != nil {
+		return nil, err
+	}
 	r.Difference = Compare(req.Base, r, req.Inventory)
 	if err := r.guard(ctx, child, req.Base); err != nil {
 		return nil, err
@@ -155,15 +164,21 @@ func read(ctx context.Context, child *sandbox.Child, req Request) (*Result, erro
 	if r.guardFiles, err = rego.Files(req.Tree.FS); err == nil {
 		err = rego.Check(ctx, child, r.guardFiles)
 	}
+	loaded := len(problems) == 0
 	var more model.Problems
-	switch {
-	case errors.As(err, &more):
-		problems = append(problems, more...)
-	case err != nil:
+	if errors.As(err, &more) {
+		problems, err = append(problems, more...), nil
+	}
+	if err == nil && loaded {
+		if err = r.generate(ctx, child); errors.As(err, &more) {
+			problems, err = append(problems, more...), nil
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := problems.Err(); err != nil {
-		return nil, err // both kinds in one list, sorted by place
+		return nil, err // all kinds in one list, sorted by place
 	}
 	if r.Leaves, err = compile.Leaves(r.Policy); err != nil {
 		return nil, err
@@ -288,7 +303,11 @@ func (r *Result) guardDifference(base *Result) (out rego.Difference) {
 			}
 			for _, from := range c.From {
 				for _, to := range c.To {
-					list = append(list, rego.Change{From: from, To: to, Ports: c.Ports, Until: until, Rules: c.Rules, People: c.People, Nodes: c.Nodes})
+					list = append(list, rego.Change{
+						From: from, To: to, Ports: c.Ports, Until: until, Kept: c.Kept,
+						When: c.When, Posture: c.Posture, Capabilities: c.Capabilities,
+						By: c.By, Rules: c.Rules, People: c.People, Nodes: c.Nodes,
+					})
 				}
 			}
 			for _, p := range c.People {

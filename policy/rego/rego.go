@@ -165,13 +165,20 @@ type Admission struct {
 
 // A Change is access that begins or ends, grouped as people speak of it.
 type Change struct {
-	From   string   `json:"from"`            // a selector: a user or a tag
-	To     string   `json:"to"`              // a selector
-	Ports  []string `json:"ports"`           // as rules write them
-	Until  string   `json:"until,omitempty"` // RFC 3339; empty means without end
-	Rules  []string `json:"rules"`           // the rules that give it, or gave it
-	People []string `json:"people"`          // e-mail addresses of those who gain or lose
-	Nodes  []string `json:"nodes"`           // names of the nodes reached
+	From  string   `json:"from"`            // a selector: a user or a tag
+	To    string   `json:"to"`              // a selector
+	Ports []string `json:"ports"`           // as rules write them
+	Until string   `json:"until,omitempty"` // RFC 3339; empty means without end
+	Kept  bool     `json:"kept,omitempty"`  // it is there before and after; only its end changes
+
+	When         []string `json:"when"`         // the hours of it, in words; empty: always
+	Posture      []string `json:"posture"`      // what the source must report for it, in words; empty: nothing
+	Capabilities []string `json:"capabilities"` // "acme.example/cap/x = {...}"
+
+	By     string   `json:"by,omitempty"` // "policy" or "inventory": which of them changed
+	Rules  []string `json:"rules"`        // the rules that give it, or gave it
+	People []string `json:"people"`       // e-mail addresses of those who gain or lose
+	Nodes  []string `json:"nodes"`        // names of the nodes reached
 }
 
 // Counts are the sizes of a difference, each thing counted once.
