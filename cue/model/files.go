@@ -19,10 +19,24 @@ const (
 
 // A source is one file of the policy.
 type source struct {
-	name string
-	text []byte
-	data bool // JSON rather than CUE
+	name     string
+	text     []byte
+	notation notation
 }
+
+// A notation is how a source is written.
+type notation uint8
+
+const (
+	inCUE notation = iota
+	inJSON
+	inYAML
+)
+
+// folders are the folders at the root that mean something. One that is called the
+// same but for its case means nothing, is the same on some systems, and is not what
+// whoever reviews changes to these folders looks at.
+var folders = []string{"cue.mod", "data", "generate", "guard", "teams", "trust"}
 
 // readFiles reads what is policy in fsys, sorted by name, and names what
 // cannot be.
@@ -73,6 +87,8 @@ func (w *walk) visit(name string, d fs.DirEntry, err error) error {
 	if !nested {
 		top = ""
 	}
+	lower := strings.ToLower(top)
+	isData := ext == ".json" || ext == ".yaml" || ext == ".yml"
 	switch isPolicy := ext == ".cue" || ext == ".rego"; {
 	case !d.Type().IsRegular():
 		if name == ".git" || name == "trust" || name == "cue.mod" {
@@ -81,25 +97,29 @@ func (w *walk) visit(name string, d fs.DirEntry, err error) error {
 		w.problems.Add(at, "not a regular file (%s): a policy has no links, devices or the like", d.Type().Type())
 	case odd && (isPolicy || top == "data" || top == "generate"):
 		w.problems.Add(at, "the file's name has characters that do not show")
-	case top == "generate":
-		w.problems.Add(at, "generate is not enforced by this version: rules are not computed")
+	case lower != top && slices.Contains(folders, lower):
+		w.problems.Add(at, "the folder is written %s", lower)
 	case isPolicy && hidden(name):
 		w.problems.Add(at, "policy in a hidden file or folder is not read; rename it or move it")
 	case hidden(name):
-	case ext == ".rego" && top != "guard":
-		w.problems.Add(at, "Rego is read under guard/ only")
-	case ext == ".cue" && top == "guard":
-		w.problems.Add(at, "CUE is not read under guard/; move it")
+	case top == "teams" && (isData || ext == ".rego"):
+		w.problems.Add(at, "a team writes CUE only; lists go to data/, guards to guard/, computed rules to generate/, which are the network's own")
+	case top == "teams" && ext == ".cue" && strings.Count(name, "/") < 2:
+		w.problems.Add(at, "this file belongs to no team; move it to teams/NAME/, or out of teams/")
+	case ext == ".rego" && top != "guard" && top != "generate":
+		w.problems.Add(at, "Rego is read under guard/ and generate/ only")
+	case ext == ".cue" && (top == "guard" || top == "generate"):
+		w.problems.Add(at, "CUE is not read under %s/; move it", top)
 	case ext == ".cue" && path.Ext(name) != ".cue", ext == ".rego" && path.Ext(name) != ".rego":
 		w.problems.Add(at, "the extension is written %s", ext)
 	case ext == ".cue":
-		return w.read(name, false)
+		return w.read(name, inCUE)
 	case ext == ".json" && top == "data":
-		return w.read(name, true)
-	case top == "data" && (ext == ".yaml" || ext == ".yml"):
-		w.problems = append(w.problems, Problem{Place: at, Message: "YAML is not read by this version", Hint: "write the same as JSON: data/*.json is read"})
-	case (ext == ".json" || ext == ".yaml" || ext == ".yml") && top != "guard":
-		w.warnings = append(w.warnings, Problem{Place: at, Message: "not read as policy", Hint: "plain data is read from data/*.json"})
+		return w.read(name, inJSON)
+	case isData && top == "data":
+		return w.read(name, inYAML)
+	case isData && top != "guard" && top != "generate":
+		w.warnings = append(w.warnings, Problem{Place: at, Message: "not read as policy", Hint: "plain data is read from data/*.json and data/*.yaml"})
 	}
 	return nil
 }
@@ -109,7 +129,7 @@ func hidden(name string) bool {
 	return strings.HasPrefix(name, ".") || strings.Contains(name, "/.")
 }
 
-func (w *walk) read(name string, data bool) error {
+func (w *walk) read(name string, in notation) error {
 	at := Place{File: name}
 	if len(w.sources) == maxFiles {
 		w.problems.Add(at, "more than %d files of policy", maxFiles)
@@ -136,7 +156,8 @@ func (w *walk) read(name string, data bool) error {
 	case bytes.IndexByte(text, 0) >= 0:
 		w.problems.Add(lineOf(name, text, bytes.IndexByte(text, 0)), "a NUL byte")
 	default:
-		w.sources = append(w.sources, source{name, text, data})
+		text = bytes.TrimPrefix(text, []byte("\ufeff"))
+		w.sources = append(w.sources, source{name, text, in})
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"cuelang.org/go/cue/ast"
 	"cuelang.org/go/cue/literal"
 	"cuelang.org/go/cue/token"
+	"golang.org/x/text/unicode/norm"
 )
 
 // Plain data is CUE that means what it says: literal labels, texts, numbers,
@@ -31,7 +32,7 @@ func plainFile(f *ast.File) bool {
 		switch d := d.(type) {
 		case *ast.Package, *ast.CommentGroup:
 		case *ast.Field:
-			if !plainField(d) {
+			if plainField(d) != nil {
 				return false
 			}
 		default:
@@ -41,41 +42,51 @@ func plainFile(f *ast.File) bool {
 	return true
 }
 
-func plainField(f *ast.Field) bool {
+// plainField is what of the field is no plain data; nil when all of it is.
+func plainField(f *ast.Field) ast.Node {
 	if f.Constraint != token.ILLEGAL || f.Alias != nil || len(f.Attrs) > 0 {
-		return false
+		return f
 	}
 	if _, ok := plainName(f.Label); !ok {
-		return false
+		return f.Label
 	}
 	return plainExpr(f.Value)
 }
 
-func plainExpr(e ast.Expr) bool {
+func plainExpr(e ast.Expr) ast.Node {
 	switch e := e.(type) {
 	case *ast.BasicLit:
-		return true
+		return nil
 	case *ast.UnaryExpr:
-		lit, ok := e.X.(*ast.BasicLit)
-		return ok && e.Op == token.SUB && lit.Kind == token.INT
+		if lit, ok := e.X.(*ast.BasicLit); ok && e.Op == token.SUB && lit.Kind == token.INT {
+			return nil
+		}
 	case *ast.ListLit:
-		return !slices.ContainsFunc(e.Elts, func(e ast.Expr) bool { return !plainExpr(e) })
-	case *ast.StructLit:
-		for _, d := range e.Elts {
-			if _, comment := d.(*ast.CommentGroup); comment {
-				continue
-			}
-			if f, ok := d.(*ast.Field); !ok || !plainField(f) {
-				return false
+		for _, item := range e.Elts {
+			if not := plainExpr(item); not != nil {
+				return not
 			}
 		}
-		return true
+		return nil
+	case *ast.StructLit:
+		for _, d := range e.Elts {
+			f, ok := d.(*ast.Field)
+			if _, comment := d.(*ast.CommentGroup); !ok && !comment {
+				return d
+			} else if comment {
+				continue
+			}
+			if not := plainField(f); not != nil {
+				return not
+			}
+		}
+		return nil
 	}
-	return false
+	return e
 }
 
-// plainName is the name that a label gives its field. Names that are not ASCII
-// are left to CUE, which brings them into a normal form.
+// plainName is the name that a label gives its field. A name that is not in the
+// normal form into which CUE brings names is not plain.
 func plainName(l ast.Label) (string, bool) {
 	var name string
 	switch l := l.(type) {
@@ -95,12 +106,7 @@ func plainName(l ast.Label) (string, bool) {
 	default:
 		return "", false
 	}
-	for i := range len(name) {
-		if name[i] >= 0x80 {
-			return "", false
-		}
-	}
-	return name, true
+	return name, norm.NFC.IsNormalString(name)
 }
 
 // read is the value of files that are plainFile. It is false where CUE is to be

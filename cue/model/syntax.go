@@ -27,13 +27,15 @@ const maxItems = 20_000
 // wrong.
 func parseFiles(sources []source) (s *syntax, err error) {
 	var ps Problems
-	s = &syntax{names: map[string]bool{}, labels: map[string][]Place{}, hidden: map[string]Place{}, used: map[string]bool{}}
+	s = &syntax{sources: sources, names: map[string]bool{}, labels: map[string][]Place{}, hidden: map[string]Place{}, used: map[string]bool{}}
 	x := index{labels: s.labels, declared: s.hidden, used: s.used}
 	nodes := 0
 	for _, src := range sources {
-		if at, deep := tooDeep(src.name, src.text); deep {
-			ps.Add(at, "nested more than %d deep", maxNesting)
-			continue
+		if src.notation != inYAML { // which looks itself, while it reads
+			if at, deep := tooDeep(src.name, src.text); deep {
+				ps.Add(at, "nested more than %d deep", maxNesting)
+				continue
+			}
 		}
 		f, err := parse(src)
 		if err != nil {
@@ -43,6 +45,9 @@ func parseFiles(sources []source) (s *syntax, err error) {
 		s.names[src.name] = true
 		s.files = append(s.files, f)
 		ps = append(ps, checkSyntax(src, f, &x, &nodes)...)
+		if team := teamOf(src.name); team != "" {
+			ps = append(ps, checkTeamFile(f, team)...)
+		}
 		if nodes > maxNodes {
 			ps.Add(Place{File: src.name}, "more than %d syntax nodes up to here", maxNodes)
 			return nil, ps.Err()
@@ -62,8 +67,11 @@ func parse(src source) (f *ast.File, err error) {
 			err = fmt.Errorf("CUE cannot parse this file: %v", r)
 		}
 	}()
-	if !src.data {
+	switch src.notation {
+	case inCUE:
 		return parser.ParseFile(src.name, src.text, parser.ParseComments)
+	case inYAML:
+		return parseYAML(src.name, src.text)
 	}
 	var any json.RawMessage
 	if err := json.Unmarshal(src.text, &any); err != nil {
@@ -91,6 +99,10 @@ func parseProblem(src source, err error) Problem {
 		p.Place = lineOf(src.name, src.text, max(0, min(int(bad.Offset)-1, len(src.text)-1)))
 		p.Message = "not JSON: " + p.Message
 		return p
+	}
+	var told Problems
+	if errors.As(err, &told) {
+		return told[0]
 	}
 	if list := cueerrors.Errors(err); len(list) > 0 {
 		format, args := list[0].Msg()
@@ -182,9 +194,9 @@ type index struct {
 type scope uint8
 
 const (
-	indexed  scope = iota // paths are those of the policy
-	unknown               // part of the policy, at paths that the syntax does not show
-	template              // a definition or hidden field: part of the policy where it is used
+	indexed   scope = iota // paths are those of the policy
+	unknown                // part of the policy, at paths that the syntax does not show
+	templated              // a definition or hidden field: part of the policy where it is used
 )
 
 func (x *index) decls(decls []ast.Decl, path []string, in scope) {
@@ -197,7 +209,7 @@ func (x *index) decls(decls []ast.Decl, path []string, in scope) {
 		case *ast.Comprehension:
 			x.expr(d, path, in)
 		case *ast.LetClause:
-			x.expr(d.Expr, nil, template)
+			x.expr(d.Expr, nil, templated)
 		}
 	}
 }
@@ -216,10 +228,10 @@ func (x *index) field(f *ast.Field, path []string, in scope) {
 		if _, ok := x.declared[name]; !ok {
 			x.declared[name] = at
 		}
-		x.expr(f.Value, nil, template)
+		x.expr(f.Value, nil, templated)
 		return
 	}
-	if f.Constraint != token.ILLEGAL && in != template {
+	if f.Constraint != token.ILLEGAL && in != templated {
 		x.problems = append(x.problems, Problem{
 			Place:   at,
 			Message: fmt.Sprintf("field %s has no effect here", quoteName(name+f.Constraint.String())),
