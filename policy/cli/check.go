@@ -15,34 +15,30 @@ Example:
 `
 
 type checkCmd struct {
-	Dir  string `arg:"" optional:"" default:"." help:"Directory of the policy (the current one)."`
-	Rev  string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
-	JSON bool   `name:"json" help:"Write JSON."`
+	Dir string `arg:"" optional:"" default:"." help:"Directory of the policy (the current one)."`
+	Rev string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
+	formats
 }
 
 func (checkCmd) Help() string { return checkHelp }
 
 func (c checkCmd) Run(e *env) error {
+	if _, err := c.formats.check(); err != nil {
+		return err
+	}
 	var r *build.Result
 	tree, err := readTree(c.Dir, c.Rev)
 	if err == nil {
 		r, err = build.Check(e.ctx, build.Request{Tree: tree})
 	}
 	problems := asProblems(err)
+	head := origin(c.Dir, tree)
 	if err != nil && problems == nil {
-		return err
+		return c.unknown(e, "check", head, err)
 	}
 	report := output.NewCheck(problems)
 	if err == nil {
 		report.Count(r)
 	}
-	if c.JSON {
-		err = output.JSON(e.stdout, report)
-	} else {
-		err = e.text.Check(report)
-	}
-	if err == nil && len(report.Problems) > 0 {
-		err = errReport
-	}
-	return err
+	return c.report(e, &output.Report{Verb: "check", Check: &report, Head: head})
 }

@@ -45,10 +45,11 @@ Example: policy init acme && cd acme && policy test`
 
 // env is what the verbs share.
 type env struct {
-	ctx    context.Context
-	stdout io.Writer
-	stderr io.Writer
-	text   *output.Text // on stdout
+	ctx     context.Context
+	stdout  io.Writer
+	stderr  io.Writer
+	version string
+	text    *output.Text // on stdout
 }
 
 // report ends a verb with exit code 1, after it has written its report.
@@ -87,7 +88,7 @@ func Run(ctx context.Context, version string, args []string, stdout, stderr io.W
 		fmt.Fprintf(stderr, "policy: %v\n", err)
 		return unknown
 	}
-	e := &env{ctx: ctx, stdout: stdout, stderr: stderr, text: output.NewText(stdout)}
+	e := &env{ctx: ctx, stdout: stdout, stderr: stderr, version: version, text: output.NewText(stdout)}
 	switch err := c.Run(e); {
 	case errors.Is(err, errReport):
 		return something

@@ -24,7 +24,7 @@ type diffCmd struct {
 	Base      string `arg:"" help:"A directory or a revision; or BASE..HEAD."`
 	Head      string `arg:"" optional:"" help:"A directory or a revision."`
 	Inventory string `placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
-	JSON      bool   `name:"json" help:"Write JSON."`
+	formats
 }
 
 func (diffCmd) Help() string { return diffHelp }
@@ -34,26 +34,32 @@ func (c diffCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	if _, err := c.check(); err != nil {
+		return err
+	}
 	trees, err := c.trees()
 	if err != nil {
 		return err
 	}
 	var built [2]*build.Result
+	var origins [2]output.Origin
 	for i, tree := range trees {
+		origins[i] = origin(c.place(tree), tree)
 		if built[i], err = build.Check(e.ctx, build.Request{Tree: tree}); err != nil {
-			return fmt.Errorf("%s does not load: %w", tree.Label, err)
+			return c.unknown(e, "diff", origins[i], fmt.Errorf("%s does not load: %w", tree.Label, err))
 		}
 	}
 	d := build.Compare(built[0], built[1], inv)
-	if c.JSON {
-		err = output.JSON(e.stdout, d)
-	} else {
-		err = e.text.Difference(d)
+	return c.report(e, &output.Report{Verb: "diff", Difference: d, Base: origins[0], Head: origins[1]})
+}
+
+// place is the directory that a tree was read from: itself, or the current one
+// where it is a revision's.
+func (c diffCmd) place(tree source.Tree) string {
+	if tree.Commit == nil {
+		return tree.Label
 	}
-	if err == nil && !d.Empty() {
-		err = errReport
-	}
-	return err
+	return "."
 }
 
 // trees reads both sides.

@@ -23,7 +23,7 @@ type testCmd struct {
 	Rev       string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
 	Base      string `placeholder:"REV" help:"Judge the difference to this revision of the repository that DIR is in."`
 	Inventory string `placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
-	JSON      bool   `name:"json" help:"Write JSON."`
+	formats
 }
 
 func (testCmd) Help() string { return testHelp }
@@ -33,31 +33,33 @@ func (c testCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	if _, err := c.check(); err != nil {
+		return err
+	}
 	req := build.Request{Inventory: inv}
+	var base, head output.Origin
 	if c.Base != "" {
 		tree, err := readTree(c.Dir, c.Base)
 		if err != nil {
 			return err
 		}
+		base = origin(c.Dir, tree)
 		if req.Base, err = build.Check(e.ctx, build.Request{Tree: tree}); err != nil {
-			return fmt.Errorf("base %s does not load: %w", tree.Label, err)
+			return c.unknown(e, "test", base, fmt.Errorf("base %s does not load: %w", tree.Label, err))
 		}
 	}
 	if req.Tree, err = readTree(c.Dir, c.Rev); err != nil {
-		return err
+		return c.unknown(e, "test", origin(c.Dir, req.Tree), err)
 	}
+	head = origin(c.Dir, req.Tree)
 	r, err := build.Build(e.ctx, req)
 	if err != nil {
-		return err
+		return c.unknown(e, "test", head, err)
 	}
 	report := output.NewTest(r)
-	if c.JSON {
-		err = output.JSON(e.stdout, report)
-	} else {
-		err = e.text.Test(report)
+	out := &output.Report{Verb: "test", Test: &report, Base: base, Head: head}
+	if req.Base != nil {
+		out.Difference = r.Difference
 	}
-	if err == nil && !report.Passed {
-		err = errReport
-	}
-	return err
+	return c.report(e, out)
 }

@@ -73,6 +73,10 @@ func isBare(dir string) bool {
 	return true
 }
 
+// Below is where the place is within its repository, slash-separated; "." at its
+// top, and for a plain directory.
+func (r *Repository) Below() string { return r.sub }
+
 // HasRevisions reports whether the place is in a Git repository.
 func (r *Repository) HasRevisions() bool { return r.git != nil }
 

@@ -2,7 +2,6 @@ package output
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -28,7 +27,7 @@ func (t *Text) Test(r Test) error {
 	all := fmt.Sprintf("%s, %s", plural(len(r.Tests.Tests), "test", "tests"), plural(r.Tests.Assertions, "assertion", "assertions"))
 	switch {
 	case len(r.Tests.Tests) == 0:
-		t.marked(bad, "0 tests: a policy without tests does not pass")
+		t.marked(bad, noTests)
 	case r.Tests.Failed > 0:
 		t.marked(bad, "%d of %s", r.Tests.Failed, strings.Replace(all, ",", " failed,", 1))
 	default:
@@ -75,14 +74,14 @@ const causeColumn = 37
 // Difference writes the report of "policy diff".
 func (t *Text) Difference(d *reach.Difference) error {
 	if d.Empty() {
-		t.raw("no effective access change")
+		t.raw(noDifference)
 		return t.err
 	}
 	for _, c := range d.Gained {
-		t.change(c, gain, "gains", d.Inventory)
+		t.change(c, true, d.Inventory)
 	}
 	for _, c := range d.Lost {
-		t.change(c, loss, "loses", d.Inventory)
+		t.change(c, false, d.Inventory)
 	}
 	for _, a := range d.Admission {
 		t.admission(a)
@@ -122,46 +121,15 @@ func (t *Text) admission(a reach.Admission) {
 	}
 }
 
-func (t *Text) change(c reach.Change, m mark, verb string, counted bool) {
-	from := strings.Join(c.From, ", ")
-	if len(c.From) > 1 || strings.Contains(from, ":") || strings.Contains(from, " ") {
-		verb = strings.TrimSuffix(verb, "s")
-	}
-	to := strings.Join(c.To, ", ")
-	if len(c.People) > 0 && (strings.Contains(from, "group:") || strings.Contains(from, "autogroup:") || strings.HasPrefix(from, "*")) {
-		from += fmt.Sprintf(" (%s)", plural(len(c.People), "person", "people"))
-	}
-	if counted {
-		to += fmt.Sprintf(" (%s)", plural(len(c.Nodes), "node", "nodes"))
-	}
-	until := ""
-	switch {
-	case c.Kept:
-		m, until = kept, "now "+end(c.Until)
-		verb = strings.Replace(strings.Replace(verb, "gain", "keep", 1), "lose", "keep", 1)
-	case c.Until.IsZero():
-	case m == loss:
-		until = "would have ended " + reach.Moment(c.Until)
-	default:
-		until = end(c.Until)
-	}
-	t.marked(m, "%s %s %s on %s", from, verb, strings.Join(c.Ports, ", "), to)
-	var causes []string
-	for _, cause := range c.Causes {
-		place := cause.Place
-		if cause.Base {
-			place = "was " + place
-		}
-		if !slices.Contains(causes, place) {
-			causes = append(causes, place)
-		}
-	}
-	line := until
-	if len(causes) > 0 {
+func (t *Text) change(c reach.Change, gained, counted bool) {
+	s := tell(c, gained, counted)
+	t.marked(s.mark, "%s", s.text)
+	line := s.when
+	if len(s.causes) > 0 {
 		if line != "" {
 			line += strings.Repeat(" ", max(2, causeColumn-2-utf8.RuneCountInString(line)))
 		}
-		line += strings.Join(causes, ", ")
+		line += strings.Join(s.causes, ", ")
 	}
 	if line != "" {
 		t.hung(line, 2, 4)

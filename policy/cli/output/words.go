@@ -1,0 +1,115 @@
+package output
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/writmesh/writ/policy/reach"
+)
+
+// A sentence is one change of access in words.
+type sentence struct {
+	id     string // the sort of item
+	mark   mark
+	text   string // "bob@acme.example gains tcp/80 on tag:accounting"
+	when   string // until when, and on which conditions; empty: always
+	causes []string
+}
+
+// The two sides of a sentence: who, and what.
+func who(c reach.Change) string {
+	from := strings.Join(c.From, ", ")
+	if n := len(c.People); n > 0 && hides(from) {
+		from += fmt.Sprintf(" (%s)", plural(n, "person", "people"))
+	}
+	return from
+}
+
+func what(c reach.Change, counted bool) string {
+	to := strings.Join(c.To, ", ")
+	if counted {
+		to += fmt.Sprintf(" (%s)", plural(len(c.Nodes), "node", "nodes"))
+	}
+	return to
+}
+
+// hides reports whether words do not say how many people they are for.
+func hides(from string) bool {
+	return strings.Contains(from, "group:") || strings.HasPrefix(from, "*")
+}
+
+// tell puts a change into words.
+func tell(c reach.Change, gained, counted bool) sentence {
+	s := sentence{id: "access/gained", mark: gain}
+	verb := "gain"
+	switch {
+	case c.Kept:
+		s.id, s.mark, verb = "access/kept", kept, "keep"
+	case !gained:
+		s.id, s.mark, verb = "access/lost", loss, "lose"
+	}
+	from := strings.Join(c.From, ", ")
+	if len(c.From) == 1 && !strings.Contains(from, ":") && !strings.Contains(from, " ") {
+		verb += "s"
+	}
+	s.text = fmt.Sprintf("%s %s %s on %s", who(c), verb, strings.Join(c.Ports, ", "), what(c, counted))
+	s.when = when(c, gained)
+	for _, cause := range c.Causes {
+		place := cause.Place
+		if cause.Base {
+			place = "was " + place
+		}
+		if !slices.Contains(s.causes, place) {
+			s.causes = append(s.causes, place)
+		}
+	}
+	return s
+}
+
+// when says until when a change gives or gave access, and on which conditions.
+func when(c reach.Change, gained bool) string {
+	switch {
+	case c.Kept:
+		return "now " + end(c.Until)
+	case c.Until.IsZero():
+		return ""
+	case !gained:
+		return "would have ended " + reach.Moment(c.Until)
+	}
+	return end(c.Until)
+}
+
+// people are the users that changes are about, and nodes those of the inventory
+// that are reached, each once.
+func people(changes []reach.Change) int {
+	return count(changes, func(c reach.Change) []string { return c.People })
+}
+
+func nodes(changes []reach.Change) int {
+	return count(changes, func(c reach.Change) []string { return c.Nodes })
+}
+
+func count(changes []reach.Change, of func(reach.Change) []string) int {
+	seen := map[string]bool{}
+	for _, c := range changes {
+		for _, name := range of(c) {
+			seen[name] = true
+		}
+	}
+	return len(seen)
+}
+
+const noTests = "0 tests: a policy without tests does not pass"
+
+const noDifference = "no effective access change"
+
+// cutAny takes away the first of the prefixes that a text has.
+func cutAny(s string, prefixes ...string) (rest string, found bool) {
+	for _, p := range prefixes {
+		if rest, found = strings.CutPrefix(s, p); found {
+			return rest, true
+		}
+	}
+	return s, false
+}
