@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/cue/model"
@@ -73,6 +75,11 @@ func parseInventory(b []byte) (*reach.Inventory, error) {
 	if _, err := d.Token(); err != io.EOF {
 		return nil, errors.New("data after the object")
 	}
+	for _, u := range inv.Users {
+		if err := acl.CheckUser(u.Email); err != nil {
+			return nil, err
+		}
+	}
 	seen := map[string]bool{}
 	for _, n := range inv.Nodes {
 		if err := acl.CheckLabel("node", n.Name); err != nil {
@@ -90,9 +97,15 @@ func parseInventory(b []byte) (*reach.Inventory, error) {
 				return nil, fmt.Errorf("node %q: %w", n.Name, err)
 			}
 		}
-		for _, t := range n.Tags {
-			if err := acl.CheckName("tag", t); err != nil {
+		for i, t := range n.Tags {
+			n.Tags[i] = strings.TrimPrefix(t, "tag:") // with it or without
+			if err := acl.CheckName("tag", n.Tags[i]); err != nil {
 				return nil, fmt.Errorf("node %q: %w", n.Name, err)
+			}
+		}
+		for _, p := range slices.Concat(n.Routes.Advertised, n.Routes.Approved) {
+			if p != p.Masked() || p.Addr().Is4In6() || p.Addr().Zone() != "" {
+				return nil, fmt.Errorf("node %q: route %s: write %s", n.Name, p, p.Masked())
 			}
 		}
 	}
