@@ -104,7 +104,7 @@ func (r *Result) GuardCount() int {
 // in the main function of every program, and the TestMain of every test, that
 // builds.
 func Child() {
-	sandbox.Main(map[string]sandbox.Handler{loadHandler: load, rego.HandlerName: rego.Handler})
+	sandbox.Main(map[string]sandbox.Handler{loadHandler: load, rego.HandlerName: rego.Handler, formatHandler: format})
 }
 
 // Build walks the whole way. The error is model.Problems, or a source.Refusal,

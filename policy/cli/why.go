@@ -1,22 +1,22 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/cue/model"
-	"github.com/writmesh/writ/policy/build"
 	"github.com/writmesh/writ/policy/cli/output"
 	"github.com/writmesh/writ/policy/reach"
 )
 
-const whyHelp = `Says whether FROM may reach TO on PORT. Where it may: which rule allows it, and how the rule selects both ends, each with its place. Where it may not: which rules come nearest, and what FROM is instead.
+const whyHelp = `Says whether FROM may reach TO on PORT. Where it may: which rule allows it, and how the rule selects both ends, each with its place. Where it may not: which rules come nearest, each lacking one thing, and what FROM is instead.
 
-FROM and TO are a user's e-mail address, tag:NAME, node:NAME (a pinned node, or one of the inventory), group:NAME (any member), autogroup:member, autogroup:tagged or *; PORT is one port, as tcp/443, or icmp or proto/47.
+FROM and TO are a user's e-mail address, tag:NAME, node:NAME (a pinned node, or one of the inventory), group:NAME (any member), autogroup:member, autogroup:tagged or *; or what is behind a node: host:NAME, an address or a prefix that a route leads to, and for TO autogroup:internet. PORT is one port, as tcp/443, or icmp or proto/47.
 
-Where FROM or TO are several nodes, the answer is about every pair of them. A user whom the policy does not mention is a node of any such user.
+Where FROM or TO are several nodes, the answer is about every pair of them. A user whom the policy does not mention is a node of any such user. A node reports nothing of itself unless the inventory or --posture says so.` + atHelp + `
 
 Exit codes: 0 allowed, 1 not allowed for all of them, 2 could not tell.
 
@@ -26,50 +26,38 @@ Example:
 `
 
 type whyCmd struct {
-	From      string `arg:"" help:"Who asks."`
-	To        string `arg:"" help:"What is asked for."`
-	Port      string `arg:"" help:"One port: tcp/443, icmp, proto/47."`
-	Dir       string `default:"." placeholder:"DIR" help:"Directory of the policy (the current one)."`
-	Rev       string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
-	Inventory string `placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
-	JSON      bool   `name:"json" help:"Write JSON."`
+	From    string            `arg:"" help:"Who asks."`
+	To      string            `arg:"" help:"What is asked for."`
+	Port    string            `arg:"" help:"One port: tcp/443, icmp, proto/47."`
+	Posture map[string]string `placeholder:"ATTR=VALUE" help:"What FROM reports of itself: os=macos."`
+	asked
 }
 
 func (whyCmd) Help() string { return whyHelp }
 
 func (c whyCmd) Run(e *env) error {
-	var asked []acl.Selector
-	for _, s := range []string{c.From, c.To} {
-		sel, err := acl.ParseSelector(s)
-		if err != nil {
+	from, err := end("why", c.From)
+	if err != nil {
+		return err
+	}
+	to, err := end("why", c.To)
+	if err != nil {
+		return err
+	}
+	target, err := port("why", c.Port)
+	if err != nil {
+		return err
+	}
+	for attr, value := range c.Posture {
+		if err := errors.Join(acl.CheckAttr(attr), acl.CheckAttrValue(value)); err != nil {
 			return fmt.Errorf("why: %w", err)
 		}
-		if sel.Kind == acl.KindSelf {
-			return fmt.Errorf("why: %s is whoever asks; name the user", s)
-		}
-		asked = append(asked, sel)
 	}
-	ports, err := acl.ParsePorts(c.Port)
-	if err != nil {
-		return fmt.Errorf("why: %w", err)
-	}
-	target, err := single(ports)
-	if err != nil {
-		return fmt.Errorf("why: %w", err)
-	}
-	inv, err := readInventory(c.Inventory)
+	v, err := c.load(e)
 	if err != nil {
 		return err
 	}
-	tree, err := readTree(c.Dir, c.Rev)
-	if err != nil {
-		return err
-	}
-	r, err := build.Check(e.ctx, build.Request{Tree: tree})
-	if err != nil {
-		return err
-	}
-	report, err := explain(r, inv, asked[0], asked[1], target)
+	report, err := v.why(from, to, target, c.Posture)
 	if err != nil {
 		return err
 	}
@@ -82,6 +70,32 @@ func (c whyCmd) Run(e *env) error {
 		err = errReport
 	}
 	return err
+}
+
+// end reads a selector of what can be asked about.
+func end(verb, text string) (acl.Selector, error) {
+	sel, err := acl.ParseSelector(text)
+	switch {
+	case err != nil:
+		return sel, fmt.Errorf("%s: %w", verb, err)
+	case sel.Kind == acl.KindSelf:
+		return sel, fmt.Errorf("%s: %s is whoever asks; name the user", verb, text)
+	case sel.Kind == acl.KindClaim:
+		return sel, fmt.Errorf("%s: %s is nobody by itself; name a group that holds it", verb, text)
+	}
+	return sel, nil
+}
+
+// port reads one target.
+func port(verb, text string) (acl.Target, error) {
+	p, err := acl.ParsePorts(text)
+	if err == nil {
+		var t acl.Target
+		if t, err = single(p); err == nil {
+			return t, nil
+		}
+	}
+	return acl.Target{}, fmt.Errorf("%s: %w", verb, err)
 }
 
 // single is the one target of ports.
@@ -97,59 +111,57 @@ func single(p acl.Ports) (acl.Target, error) {
 	return acl.Target{}, fmt.Errorf("%s is more than one port; ask about one", p)
 }
 
-// explain asks for every pair of nodes that the selectors select. The answer is
-// about the plainest pair that is allowed, or else the plainest; how many of the
-// others differ is said beside it.
-func explain(r *build.Result, inv *reach.Inventory, from, to acl.Selector, target acl.Target) (output.Why, error) {
-	nodes := reach.Nodes(inv, []acl.Selector{from, to}, r.Compiled)
-	ends := [2][]reach.Node{}
+// why asks for every pair of ends that the selectors select. The answer is about
+// the plainest pair that is allowed, or else the plainest; how many of the others
+// differ is said beside it.
+func (v *view) why(from, to acl.Selector, target acl.Target, posture map[string]string) (output.Why, error) {
+	x := reach.NewExplainer(v.Policy, v.Compiled, v.inventory, from, to)
+	ends := [2][]reach.Party{}
 	for i, sel := range []acl.Selector{from, to} {
-		if err := known(r, inv, sel); err != nil {
+		if err := v.known("why", sel); err != nil {
 			return output.Why{}, err
 		}
-		for _, n := range nodes {
-			if r.Compiled.Selects(sel, n, r.At) {
-				ends[i] = append(ends[i], n)
-			}
-		}
-		if len(ends[i]) == 0 {
+		if ends[i] = x.Parties(sel, v.Result.At); len(ends[i]) == 0 {
 			return output.Why{}, fmt.Errorf("why: no node is %s under this policy", sel)
 		}
-		slices.SortStableFunc(ends[i], func(a, b reach.Node) int { return plainness(a, sel) - plainness(b, sel) })
+	}
+	if posture != nil {
+		for i := range ends[0] {
+			ends[0][i].Reports = posture
+		}
 	}
 	out := output.Why{}
-	var best *[2]reach.Node
-	for _, f := range ends[0] {
-		for _, t := range ends[1] {
-			if f.Name != "" && f.Name == t.Name {
-				continue // a node does not meet itself
-			}
-			out.Pairs++
-			if best == nil {
-				best = &[2]reach.Node{f, t}
-			}
-			if !r.Compiled.Judge(f, t, target, r.At).Allowed {
-				if out.Except == "" {
-					out.Except = f.String() + " to " + t.String()
-				}
-				continue
-			}
-			if out.AllowedPairs++; out.AllowedPairs == 1 {
-				best = &[2]reach.Node{f, t}
-			}
+	var best *[2]reach.Party
+	for _, pair := range x.Pairs(ends[0], ends[1], v.Result.At) {
+		out.Pairs += pair.Count
+		if best == nil {
+			best = &[2]reach.Party{pair.From, pair.To}
 		}
+		if !x.Judge(pair.From, pair.To, target, v.Result.At).Allowed {
+			if out.Except == "" {
+				out.Except = pair.From.String() + " to " + pair.To.String()
+			}
+			continue
+		}
+		if out.AllowedPairs == 0 {
+			best = &[2]reach.Party{pair.From, pair.To}
+		}
+		out.AllowedPairs += pair.Count
 	}
 	if best == nil {
 		return output.Why{}, fmt.Errorf("why: %s and %s are the same node", from, to)
 	}
-	out.Why = reach.Explain(r.Policy, r.Compiled, best[0], best[1], target, r.At)
+	out.Why = x.Explain(best[0], best[1], target, v.Result.At)
+	if v.instant || v.Tree.Commit != nil {
+		out.Why.At = v.Result.At
+	}
 	return out, nil
 }
 
-// known refuses a group, tag or node that neither the policy nor the inventory has.
-// Users need not be mentioned to exist; one that differs by a few letters from one
-// that is mentioned is a slip, though.
-func known(r *build.Result, inv *reach.Inventory, sel acl.Selector) error {
+// known refuses a group, tag, host or node that neither the policy nor the
+// inventory has. Users need not be mentioned to exist; one that differs by a few
+// letters from one that is mentioned is a slip, though.
+func (v *view) known(verb string, sel acl.Selector) error {
 	var names []string
 	users := func(refs []model.Ref) {
 		for _, ref := range refs {
@@ -162,18 +174,23 @@ func known(r *build.Result, inv *reach.Inventory, sel acl.Selector) error {
 	switch sel.Kind {
 	case acl.KindGroup:
 		kind = "group"
-		for _, g := range r.Policy.Groups {
+		for _, g := range v.Policy.Groups {
 			names = append(names, g.Name)
 		}
 	case acl.KindTag:
 		kind = "tag"
-		for _, t := range r.Policy.Tags {
+		for _, t := range v.Policy.Tags {
 			names = append(names, t.Name)
+		}
+	case acl.KindHost:
+		kind = "host"
+		for _, h := range v.Policy.Hosts {
+			names = append(names, h.Name)
 		}
 	case acl.KindUser:
 		kind = "user"
-		users(r.Policy.Admins)
-		for _, t := range r.Policy.Tags {
+		users(v.Policy.Admins)
+		for _, t := range v.Policy.Tags {
 			users(t.Owners)
 		}
 	case acl.KindNode:
@@ -181,7 +198,7 @@ func known(r *build.Result, inv *reach.Inventory, sel acl.Selector) error {
 	default:
 		return nil
 	}
-	for _, n := range reach.Nodes(inv, nil, r.Compiled) {
+	for _, n := range reach.Nodes(v.inventory, nil, v.Compiled) {
 		switch sel.Kind {
 		case acl.KindTag:
 			names = append(names, n.Tags...)
@@ -211,25 +228,12 @@ func known(r *build.Result, inv *reach.Inventory, sel acl.Selector) error {
 			}
 		}
 		if hint := model.Nearest(name, near); hint != "" {
-			return fmt.Errorf("why: unknown user %q; did you mean %q?", sel.Name, hint+"@"+at)
+			return fmt.Errorf("%s: unknown user %q; did you mean %q?", verb, sel.Name, hint+"@"+at)
 		}
 		return nil
 	}
 	if hint := model.Nearest(name, names); hint != "" {
-		return fmt.Errorf("why: unknown %s %q; did you mean %q?", kind, name, hint)
+		return fmt.Errorf("%s: unknown %s %q; did you mean %q?", verb, kind, name, hint)
 	}
-	return fmt.Errorf("why: unknown %s %q", kind, name)
-}
-
-// plainness prefers the imagined node that is just what the selector says.
-func plainness(n reach.Node, sel acl.Selector) int {
-	switch {
-	case n.Name == "" && strings.TrimPrefix(n.String(), "tag:") == sel.Name:
-		return 0
-	case n.Name == "" && !n.Stranger:
-		return 1
-	case !n.Stranger:
-		return 2
-	}
-	return 3
+	return fmt.Errorf("%s: unknown %s %q", verb, kind, name)
 }

@@ -2,6 +2,7 @@ package reach
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -414,4 +415,77 @@ func (x *Explainer) Judge(from, to Party, target acl.Target, at time.Time) acl.V
 	}
 	r := x.request(from, to, target, at)
 	return acl.Judge(x.inbound(&r), r)
+}
+
+// A PartyPair stands for Count pairs of ends that no rule tells apart.
+type PartyPair struct {
+	From, To Party
+	Count    int
+}
+
+// Pairs are the pairs of ends, in their order, without those of one node with
+// itself; those that no rule tells apart are one.
+func (x *Explainer) Pairs(from, to []Party, at time.Time) (out []PartyPair) {
+	fs, ts := x.alike(from, at), x.alike(to, at)
+	for _, f := range fs {
+		names := map[string]bool{}
+		for _, a := range f {
+			if a.itself() {
+				names[a.Node.Name] = true
+			}
+		}
+		for _, t := range ts {
+			p := PartyPair{From: f[0], To: t[0], Count: len(f) * len(t)}
+			for _, b := range t {
+				if b.itself() && names[b.Node.Name] {
+					p.Count--
+				}
+			}
+			if p.Count <= 0 {
+				continue
+			}
+			if p.From.itself() && p.To.itself() && p.From.Node.Name == p.To.Node.Name {
+				if len(t) > 1 {
+					p.To = t[1]
+				} else {
+					p.From = f[1]
+				}
+			}
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// itself reports whether the party is a node that is known, which has no flows to
+// itself.
+func (p Party) itself() bool { return p.Via == acl.Own && p.Node.Name != "" }
+
+// alike groups ends that no rule tells apart.
+func (x *Explainer) alike(ends []Party, at time.Time) (out [][]Party) {
+	self := x.byTo[acl.Selector{Kind: acl.KindSelf}] != nil
+	literal := x.policy.Network.LiteralAddresses
+	index := map[string]int{}
+	for _, e := range ends {
+		s := x.compiled.Subject(e.Node)
+		r := acl.Request{At: at}
+		var k strings.Builder
+		for i, is := range x.index.selects(s, nil, &r, e, literal) {
+			if is {
+				fmt.Fprintf(&k, "%d ", i)
+			}
+		}
+		fmt.Fprintf(&k, "|%d %t|%v|", e.Via, e.nowhere(), e.Reports)
+		if self {
+			k.WriteString(e.Node.User)
+		}
+		i, ok := index[k.String()]
+		if !ok {
+			i = len(out)
+			index[k.String()] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], e)
+	}
+	return out
 }

@@ -17,7 +17,7 @@ type Why struct {
 	From    string    `json:"from"`
 	To      string    `json:"to"`
 	Port    string    `json:"port"`
-	At      time.Time `json:"at"`              // when
+	At      time.Time `json:"at,omitzero"`     // when, where that was asked
 	Until   time.Time `json:"until,omitzero"`  // when it ends
 	Rule    string    `json:"rule,omitempty"`  // that allows it
 	Chain   []Step    `json:"chain,omitempty"` // how the rule selects both ends
@@ -74,7 +74,7 @@ func (x *Explainer) flow(from, to Party, target acl.Target, at time.Time) *flow 
 
 // Explain answers for one pair of ends and one target.
 func (x *Explainer) Explain(from, to Party, target acl.Target, at time.Time) Why {
-	w := Why{From: from.String(), To: to.String(), Port: target.String(), At: at}
+	w := Why{From: from.String(), To: to.String(), Port: target.String()}
 	f := x.flow(from, to, target, at)
 	if v := x.Judge(from, to, target, at); v.Allowed {
 		w.Allowed, w.Rule, w.Until = true, v.Rule, v.Until

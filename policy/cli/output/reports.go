@@ -147,13 +147,7 @@ func end(until time.Time) string {
 func (t *Text) Why(w Why) error {
 	if !w.Allowed {
 		t.hung(fmt.Sprintf("no rule lets %s reach %s on %s", w.From, w.To, w.Port), 0, 2)
-		for i, m := range w.Misses {
-			lead := "nearest: "
-			if i > 0 {
-				lead = "         "
-			}
-			t.hung(fmt.Sprintf("%s%s %q %s", lead, line(m.Place), m.Rule, m.Text), 0, 11)
-		}
+		t.misses(w.Misses)
 		for _, f := range w.Facts {
 			t.hung(fmt.Sprintf("%s (%s)", f.Text, line(f.Place)), 0, 2)
 		}
