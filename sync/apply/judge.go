@@ -75,6 +75,13 @@ func (a *Applier) judge(ctx context.Context, head string, cur *publish.Revision)
 	if !r.Tests.OK() {
 		return nil, no("tests", "%s", failures(r))
 	}
+	if failed := r.FailedGuardTests(); len(failed) > 0 {
+		var out []string
+		for _, t := range failed {
+			out = append(out, fmt.Sprintf("%s: %s: %s", t.Place, t.Name, t.Failure))
+		}
+		return nil, no("tests", "%s", strings.Join(out, "\n"))
+	}
 	if denied := r.Denied(); len(denied) > 0 {
 		var out []string
 		for _, f := range denied {
