@@ -26,18 +26,20 @@ const (
 type program struct {
 	Version kong.VersionFlag `help:"Print the version."`
 
-	Init   initCmd   `cmd:"" help:"Make a policy repository that passes its own tests."`
-	Check  checkCmd  `cmd:"" help:"Say what is wrong with a policy."`
-	Test   testCmd   `cmd:"" help:"Run the policy's tests and guards."`
-	Diff   diffCmd   `cmd:"" help:"Say who gains and who loses access."`
-	Why    whyCmd    `cmd:"" help:"Say which rule allows something, or what is missing."`
-	Who    whoCmd    `cmd:"" help:"Say who reaches something."`
-	What   whatCmd   `cmd:"" help:"Say what somebody reaches."`
-	Fmt    fmtCmd    `cmd:"" help:"Format CUE and Rego."`
-	Build  buildCmd  `cmd:"" help:"Print what a policy compiles to."`
-	Verify verifyCmd `cmd:"" help:"Say what signed documents are, and who signed them."`
-	Keys   keysCmd   `cmd:"" help:"Make keys, and print their public halves."`
-	Root   rootCmd   `cmd:"" help:"Make a network's root document, and print it."`
+	Init    initCmd    `cmd:"" help:"Make a policy repository that passes its own tests."`
+	Check   checkCmd   `cmd:"" help:"Say what is wrong with a policy."`
+	Test    testCmd    `cmd:"" help:"Run the policy's tests and guards."`
+	Diff    diffCmd    `cmd:"" help:"Say who gains and who loses access."`
+	Why     whyCmd     `cmd:"" help:"Say which rule allows something, or what is missing."`
+	Who     whoCmd     `cmd:"" help:"Say who reaches something."`
+	What    whatCmd    `cmd:"" help:"Say what somebody reaches."`
+	Fmt     fmtCmd     `cmd:"" help:"Format CUE and Rego."`
+	Build   buildCmd   `cmd:"" help:"Print what a policy compiles to."`
+	Filters filtersCmd `cmd:"" help:"Print what each node of an inventory lets in."`
+	Import  importCmd  `cmd:"" help:"Make a policy repository from another system's policy."`
+	Verify  verifyCmd  `cmd:"" help:"Say what signed documents are, and who signed them."`
+	Keys    keysCmd    `cmd:"" help:"Make keys, and print their public halves."`
+	Root    rootCmd    `cmd:"" help:"Make a network's root document, and print it."`
 }
 
 const description = `Decide in Git who may reach what on the network.
