@@ -13,7 +13,7 @@ import (
 
 // admission completes what the leaves of two revisions say about who is let in
 // and put out: with the nodes that the policies revoke and the guards, neither of
-// which are leaves, and with places.
+// which are leaves, with what nodes may forward to, and with places.
 func admission(d *reach.Difference, base, head *Result, inv *reach.Inventory) {
 	was, is := &model.Policy{}, head.Policy
 	var guards map[string][]byte
@@ -30,6 +30,11 @@ func admission(d *reach.Difference, base, head *Result, inv *reach.Inventory) {
 			d.Admission = append(d.Admission, reach.Revocation(r.Node, r.Why, false, inv))
 		}
 	}
+	var compiled *reach.Compiled
+	if base != nil {
+		compiled = base.Compiled
+	}
+	d.Admission = append(d.Admission, reach.Approvals(compiled, head.Compiled, inv, d.At)...)
 	d.Admission = append(d.Admission, guardChanges(guards, head.guardFiles)...)
 	reach.SortAdmission(d.Admission)
 	for i := range d.Admission {
@@ -98,6 +103,16 @@ func entryPlace(p *model.Policy, kind, name string) model.Place {
 		return placed(p.Nodes, func(n model.Node) bool { return n.Name == name }, func(n model.Node) model.Place { return n.Place })
 	case "enrolment":
 		return placed(p.Enrolment, func(e model.Enrolment) bool { return e.Name == name }, func(e model.Enrolment) model.Place { return e.Place })
+	case "identity":
+		return placed(p.Identity, func(i model.Identity) bool { return i.Name == name }, func(i model.Identity) model.Place { return i.Place })
+	case "session":
+		return p.Network.Place
+	case "route":
+		return placed(p.Routes, func(r model.Route) bool { return r.Prefix.String() == name }, func(r model.Route) model.Place { return r.Place })
+	case "exit":
+		if p.Exit != nil {
+			return p.Exit.Place
+		}
 	case "revoked":
 		return placed(p.Revoked, func(r model.Revoked) bool { return r.Node.String() == name }, func(r model.Revoked) model.Place { return r.Place })
 	case "admins":

@@ -5,8 +5,9 @@
 //	2  cue/model         CUE → model, in a sandboxed child
 //	3  policy/rego       computed rules; guards compiled, both in the child
 //	4  policy/compile    model → leaves, their tree
-//	5  policy/reach      leaves read back
-//	   policy/tester     the tests beside the policy
+//	   policy/reach      leaves read back
+//	   …/validate        what was read back means what the model does
+//	5  policy/tester     the tests beside the policy
 //	   policy/rego       the tests of guards and generators, in the child
 //	   policy/reach      the difference to the revision before
 //	   policy/rego       guards of the revision before and of this one, in the child
@@ -17,17 +18,16 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/writmesh/writ/coordinator/key"
 	"github.com/writmesh/writ/coordinator/leaf"
 	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/compile"
+	"github.com/writmesh/writ/policy/compile/validate"
 	"github.com/writmesh/writ/policy/reach"
 	"github.com/writmesh/writ/policy/rego"
 	"github.com/writmesh/writ/policy/sandbox"
@@ -40,8 +40,15 @@ type Request struct {
 	Tree      source.Tree
 	Base      *Result          // of the revision before; nil when there is none
 	Inventory *reach.Inventory // nil when there is none
-	At        time.Time        // zero: the commit's time, or now for a directory
-	Limits    sandbox.Limits   // of the child; zero values are its defaults
+
+	// BaseInventory is what was admitted at the base, where that is not the same:
+	// the difference then tells what the policy changes from what the inventory
+	// does. Nil is Inventory.
+	BaseInventory *reach.Inventory
+
+	Coverage bool           // say what the tests bear witness to
+	At       time.Time      // zero: the commit's time, or now for a directory
+	Limits   sandbox.Limits // of the child; zero values are its defaults
 }
 
 // A Result is a tree built and judged.
@@ -91,13 +98,7 @@ func (r *Result) Denied() (out []Finding) {
 
 // GuardCount is how many guards the tree has.
 func (r *Result) GuardCount() int {
-	n := 0
-	for name := range r.guardFiles {
-		if !strings.HasSuffix(name, "_test.rego") {
-			n++
-		}
-	}
-	return n
+	return countGuards(r.guardFiles)
 }
 
 // Child serves a build's child process and does not return there. It comes first
@@ -124,7 +125,7 @@ func Build(ctx context.Context, req Request) (*Result, error) {
 	if err := r.testRego(ctx, child); err != nil {
 		return nil, err
 	}
-	r.Difference = Compare(req.Base, r, req.Inventory)
+	r.Difference = CompareSides(req.Base, r, cmp.Or(req.BaseInventory, req.Inventory), req.Inventory)
 	if err := r.guard(ctx, child, req.Base); err != nil {
 		return nil, err
 	}
@@ -142,7 +143,7 @@ func Check(ctx context.Context, req Request) (*Result, error) {
 	return read(ctx, child, req)
 }
 
-// read is the steps 2 to 4, and the leaves read back.
+// read is the steps 2 to 4.
 func read(ctx context.Context, child *sandbox.Child, req Request) (*Result, error) {
 	r := &Result{Tree: req.Tree, At: req.At}
 	if r.At.IsZero() {
@@ -177,6 +178,7 @@ func read(ctx context.Context, child *sandbox.Child, req Request) (*Result, erro
 	if err != nil {
 		return nil, err
 	}
+	problems = append(problems, r.onlyTests()...)
 	if err := problems.Err(); err != nil {
 		return nil, err // all kinds in one list, sorted by place
 	}
@@ -186,142 +188,13 @@ func read(ctx context.Context, child *sandbox.Child, req Request) (*Result, erro
 	if r.Hashed, err = leaf.TreeOf(r.Leaves); err != nil {
 		return nil, err
 	}
-	r.Compiled, err = reach.Read(r.Leaves)
-	return r, err
-}
-
-// Compare says what access changes from one revision to another, who is let in
-// and put out, and where in the two policies the change comes from. A nil base
-// allows nothing and admits nobody. It is judged
-// at the head's time.
-func Compare(base, head *Result, inv *reach.Inventory) *reach.Difference {
-	var from *reach.Compiled
-	var fromPolicy *model.Policy
-	if base != nil {
-		from, fromPolicy = base.Compiled, base.Policy
+	if r.Compiled, err = reach.Read(r.Leaves); err != nil {
+		return nil, err
 	}
-	d := reach.Diff(reach.Side{Policy: from, Inventory: inv}, reach.Side{Policy: head.Compiled, Inventory: inv}, head.At)
-	for i := range d.Gained {
-		c := &d.Gained[i]
-		c.Causes = reach.Causes(*c, fromPolicy, head.Policy, head.At, from, head.Compiled, true)
+	if err := validate.Leaves(r.Policy, r.Leaves, r.Compiled); err != nil {
+		return nil, err // the compiler's mistake, and nobody else's
 	}
-	for i := range d.Lost {
-		c := &d.Lost[i]
-		c.Causes = reach.Causes(*c, fromPolicy, head.Policy, head.At, from, head.Compiled, false)
-	}
-	admission(d, base, head, inv)
-	return d
-}
-
-// guard runs this tree's guards, and those of the revision before where they are
-// not the same: a change cannot remove the guard that forbids it. Guards may
-// refer to each other, so that the old ones run as the whole that they were; what
-// both say is said once.
-func (r *Result) guard(ctx context.Context, child *sandbox.Child, base *Result) error {
-	input := rego.Input{Network: r.Policy, Diff: r.guardDifference(base)}
-	if c := r.Tree.Commit; c != nil {
-		input.Commit = rego.Commit{
-			Hash: c.Hash, Author: c.Author, Email: c.Email, Message: c.Message, Parents: slices.Clone(c.Parents), When: c.When,
-		}
-	}
-	if err := r.judge(ctx, child, r.guardFiles, input, false); err != nil {
-		return err
-	}
-	if base == nil || keeps(base.guardFiles, r.guardFiles) {
-		return nil
-	}
-	if err := r.judge(ctx, child, base.guardFiles, input, true); err != nil {
-		return fmt.Errorf("guards of the revision before: %w", err)
-	}
-	return nil
-}
-
-// judge takes up what one set of guards says.
-func (r *Result) judge(ctx context.Context, child *sandbox.Child, files map[string][]byte, input rego.Input, base bool) error {
-	if len(files) == 0 {
-		return nil
-	}
-	res, err := rego.Judge(ctx, child, files, input)
-	if err != nil {
-		return err
-	}
-	for _, found := range []struct {
-		findings []rego.Finding
-		deny     bool
-	}{{res.Deny, true}, {res.Warn, false}} {
-		for _, f := range found.findings {
-			said := slices.ContainsFunc(r.Guards, func(x Finding) bool {
-				return x.Deny == found.deny && x.Guard == f.Guard && x.Message == f.Message && x.Place == f.Place
-			})
-			if !said {
-				r.Guards = append(r.Guards, Finding{f, found.deny, base})
-			}
-		}
-	}
-	for _, a := range res.Approvals {
-		said := slices.ContainsFunc(r.Approvals, func(x Approval) bool {
-			return x.Guard == a.Guard && x.Team == a.Team && x.Reason == a.Reason && x.Place == a.Place
-		})
-		if !said {
-			r.Approvals = append(r.Approvals, Approval{a, base})
-		}
-	}
-	return nil
-}
-
-// keeps reports whether all guards of a set stand unchanged in another. Tests of
-// guards do not judge.
-func keeps(files, in map[string][]byte) bool {
-	for name, b := range files {
-		if o, ok := in[name]; (!ok || string(o) != string(b)) && !strings.HasSuffix(name, "_test.rego") {
-			return false
-		}
-	}
-	return true
-}
-
-// guardDifference is the difference as guards see it: one entry for each source
-// and destination.
-func (r *Result) guardDifference(base *Result) (out rego.Difference) {
-	d, was := r.Difference, &model.Policy{}
-	if base != nil {
-		was = base.Policy
-	}
-	for _, a := range d.Admission {
-		out.Admission = append(out.Admission, rego.Admission{
-			Kind: a.Kind, Name: a.Name, Change: a.Change, Effect: a.Effect, Text: a.Text, Nodes: a.Nodes,
-			Place: admissionPlace(a, was, r.Policy, d.At),
-		})
-	}
-	side := func(changes []reach.Change) ([]rego.Change, rego.Extent) {
-		list := []rego.Change{}
-		people, nodes := map[string]bool{}, map[string]bool{}
-		for _, c := range changes {
-			until := ""
-			if !c.Until.IsZero() {
-				until = c.Until.UTC().Format(time.RFC3339)
-			}
-			for _, from := range c.From {
-				for _, to := range c.To {
-					list = append(list, rego.Change{
-						From: from, To: to, Ports: c.Ports, Until: until, Kept: c.Kept,
-						When: c.When, Posture: c.Posture, Capabilities: c.Capabilities,
-						By: c.By, Rules: c.Rules, People: c.People, Nodes: c.Nodes,
-					})
-				}
-			}
-			for _, p := range c.People {
-				people[p] = true
-			}
-			for _, n := range c.Nodes {
-				nodes[n] = true
-			}
-		}
-		return list, rego.Extent{Changes: len(list), People: len(people), Nodes: len(nodes)}
-	}
-	out.Gained, out.Counts.Gained = side(d.Gained)
-	out.Lost, out.Counts.Lost = side(d.Lost)
-	return out
+	return r, nil
 }
 
 // AtFault tells a tree that is at fault, which trying again does not mend, from

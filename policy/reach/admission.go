@@ -20,10 +20,12 @@ import (
 // something else: its pin, or the pin's key, user, tags or address; its enrolment
 // entry, or the entry's tags; or when it is revoked. Package sync/admit decides
 // so; this is the same said beforehand. Another key or other names of an
-// enrolment entry change who may join, and put nobody out.
+// enrolment entry, or another end, change who may join, and put nobody out. People
+// whom a provider logged in are out where it is gone or may not log them in any
+// more.
 type Admission struct {
-	Kind   string   `json:"kind"`             // "pin", "enrolment", "revoked", "relay", "coordinator", "admins", "guard"
-	Name   string   `json:"name"`             // of the entry; of a coordinator its address, of admins a selector, of guards a file
+	Kind   string   `json:"kind"`             // "pin", "enrolment", "identity", "session", "revoked", "admins", "route", "exit", "relay", "coordinator", "guard"
+	Name   string   `json:"name"`             // of the entry; of a coordinator its address, of admins a selector, of a route its prefix, of guards a file
 	Change string   `json:"change"`           // what happens to the entry: "added", "removed", "changed"
 	Effect string   `json:"effect,omitempty"` // "in": others may be in; "out": some no longer are; empty: neither
 	Text   string   `json:"text"`             // in people's words
@@ -54,7 +56,7 @@ func (d *Difference) admits(effect string) bool {
 // SortAdmission brings entries into the order in which they are read: by kind and
 // name, and whom a change puts out before whom it lets in.
 func SortAdmission(list []Admission) {
-	order := []string{"pin", "enrolment", "revoked", "admins", "relay", "coordinator", "guard"}
+	order := []string{"pin", "enrolment", "identity", "session", "revoked", "admins", "route", "exit", "relay", "coordinator", "guard"}
 	slices.SortStableFunc(list, func(a, b Admission) int {
 		return cmp.Or(cmp.Compare(slices.Index(order, a.Kind), slices.Index(order, b.Kind)),
 			strings.Compare(a.Name, b.Name), strings.Compare(b.Effect, a.Effect))
@@ -66,6 +68,10 @@ func admission(base, head *Compiled, inv *Inventory) []Admission {
 	a := &admitting{inv: inv, out: []Admission{}}
 	pairs(base.Pins, head.Pins, func(p leaf.Node) string { return p.Name }, a.pin)
 	pairs(base.Enrolments, head.Enrolments, func(e leaf.Enrolment) string { return e.Name }, a.enrolment)
+	pairs(base.Identity, head.Identity, func(i leaf.Identity) string { return i.Name }, a.identity)
+	if base.Prefix4.IsValid() { // there was a network before
+		a.session(base.Session, head.Session)
+	}
 	pairs(base.Admins, head.Admins, acl.Selector.String, a.admin)
 	a.groupAdmins(base, head)
 	pairs(base.Relays, head.Relays, func(r leaf.Relay) string { return r.Name }, func(name string, was, is *leaf.Relay) {
@@ -266,7 +272,7 @@ func (a *admitting) enrolment(name string, was, is *leaf.Enrolment) {
 	}
 	switch {
 	case was == nil:
-		a.add("enrolment", name, Added, LetsIn, fmt.Sprintf("whoever has the secret of enrolment %q may join as %s, named %s", name, tagText(is.Tags), strings.Join(is.Names, ", ")), nil)
+		a.add("enrolment", name, Added, LetsIn, fmt.Sprintf("whoever has the secret of enrolment %q may join as %s, named %s%s", name, tagText(is.Tags), strings.Join(is.Names, ", "), joinsUntil(is)), nil)
 		return
 	case is == nil:
 		a.put("enrolment", name, Removed, "is gone", a.inv.where(joined))
@@ -283,10 +289,24 @@ func (a *admitting) enrolment(name string, was, is *leaf.Enrolment) {
 	if !slices.Equal(was.Names, is.Names) {
 		says = append(says, "other names")
 	}
-	if len(says) > 0 {
-		a.add("enrolment", name, Changed, LetsIn, fmt.Sprintf("enrolment %q has %s: whoever has its secret may join as %s, named %s",
-			name, strings.Join(says, " and "), tagText(is.Tags), strings.Join(is.Names, ", ")), nil)
+	longer := !was.Expires.IsZero() && (is.Expires.IsZero() || is.Expires.After(was.Expires))
+	if longer {
+		says = append(says, "a later end")
 	}
+	switch {
+	case len(says) > 0:
+		a.add("enrolment", name, Changed, LetsIn, fmt.Sprintf("enrolment %q has %s: whoever has its secret may join as %s, named %s%s",
+			name, strings.Join(says, " and "), tagText(is.Tags), strings.Join(is.Names, ", "), joinsUntil(is)), nil)
+	case !is.Expires.Equal(was.Expires):
+		a.add("enrolment", name, Changed, "", fmt.Sprintf("enrolment %q admits nobody from %s on; those it admitted stay", name, Moment(is.Expires)), nil)
+	}
+}
+
+func joinsUntil(e *leaf.Enrolment) string {
+	if e.Expires.IsZero() {
+		return ""
+	}
+	return ", until " + Moment(e.Expires)
 }
 
 func (a *admitting) admin(name string, was, is *acl.Selector) {

@@ -1,23 +1,36 @@
 // Package tester runs the tests that a policy keeps beside its rules.
 //
-//	allow   every node of every From reaches every To on all of On
-//	deny    no node of any From reaches any To on any of On (all ports without On)
-//	only    nobody but the nodes of From reaches any To on any of On
+//	allow   every end of every From reaches every To on all of On
+//	deny    no end of any From reaches any To on any of On (all ports without On)
+//	only    nobody but the ends of From reaches any To on any of On
 //
-// They are asked of the compiled leaves (package reach), at the commit's time
-// unless a test names its own. An assertion about nodes of which there are none
-// fails, unless it says allowEmpty: it would pass whatever the rules say. A policy
-// without tests does not pass.
+// They are asked of the compiled leaves (package reach): of nodes, of what is
+// behind them through approved routes, and of the internet through exit nodes. An
+// assertion about ends of which there are none fails, unless it says allowEmpty:
+// it would pass whatever the rules say. A policy without tests does not pass.
+//
+// # Time and posture
+//
+// Ends of rules and memberships are judged at the commit's time, unless the
+// assertion names another. With its own time, hours are judged at that time, too;
+// without it at every hour of the week: allow holds at all of them, deny and only
+// at none. Without a posture, sources report nothing (allow), or whatever they like
+// (deny, only); with one exactly that.
+//
+// # Failures
+//
+// A failure says for whom, to what and on which ports the assertion does not hold,
+// in the policy's words, and one flow for which it does not: which user on which
+// node, to which node or address, on which port, by which rule.
 package tester
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/cue/model"
+	"github.com/writmesh/writ/policy/compile"
 	"github.com/writmesh/writ/policy/reach"
 )
 
@@ -26,6 +39,10 @@ type Result struct {
 	Tests      []Test `json:"tests"` // by name
 	Assertions int    `json:"assertions"`
 	Failed     int    `json:"failed"` // tests
+
+	// Assumptions are what the answers rest on that is not known, one sentence
+	// each, sorted.
+	Assumptions []string `json:"assumptions,omitempty"`
 }
 
 // OK reports whether there are tests and all passed.
@@ -41,28 +58,31 @@ type Test struct {
 
 // A Failure is one assertion that does not hold.
 type Failure struct {
-	Place model.Place   `json:"place"` // of the assertion
-	Kind  string        `json:"kind"`  // "allow", "deny" or "only"
-	Text  string        `json:"text"`
-	Pairs reach.Pair    `json:"counterexample"`
-	Rules []model.Place `json:"rules,omitempty"` // that allow what must not be
+	Place   model.Place   `json:"place"` // of the assertion
+	Kind    string        `json:"kind"`  // "allow", "deny", "only" or "empty"
+	Text    string        `json:"text"`
+	Example string        `json:"example,omitempty"` // the counterexample in words: user, node, destination, port
+	Pairs   reach.Pair    `json:"counterexample"`
+	When    []string      `json:"when,omitempty"`    // hours at which it does not hold; none: at any
+	Posture []string      `json:"posture,omitempty"` // of sources for which it does not hold; none: any
+	Rules   []model.Place `json:"rules,omitempty"`   // that allow what must not be
 }
 
 // Run runs all tests of a policy at a time.
 func Run(p *model.Policy, c *reach.Compiled, inv *reach.Inventory, at time.Time) *Result {
+	r := &runner{rules: map[string]model.Place{}}
+	for _, rule := range p.Rules {
+		r.rules[rule.Name] = rule.Place
+	}
+	tests, questions := assertions(p, at)
+	r.world = reach.NewWorld(c, inv, questions)
 	out := &Result{Tests: []Test{}}
-	for _, t := range p.Tests {
-		r := &runner{policy: p, compiled: c, inventory: inv, at: at, test: Test{Name: t.Name, Place: t.Place}}
-		for _, a := range t.Allow {
-			r.assert("allow", a.From, a.To, a.Ports, a.At, a.AllowEmpty, a.Place)
+	for i, t := range p.Tests {
+		r.test = Test{Name: t.Name, Place: t.Place, Assertions: len(tests[i])}
+		for _, a := range tests[i] {
+			r.assert(a)
 		}
-		for _, a := range t.Deny {
-			r.assert("deny", a.From, a.To, a.Ports, a.At, a.AllowEmpty, a.Place)
-		}
-		for _, a := range t.Only {
-			r.assert("only", a.From, a.To, a.Ports, a.At, a.AllowEmpty, a.Place)
-		}
-		if r.test.Assertions == 0 {
+		if len(tests[i]) == 0 {
 			r.fail(Failure{Place: t.Place, Kind: "empty", Text: "asserts nothing"})
 		}
 		out.Tests = append(out.Tests, r.test)
@@ -71,116 +91,52 @@ func Run(p *model.Policy, c *reach.Compiled, inv *reach.Inventory, at time.Time)
 			out.Failed++
 		}
 	}
+	slices.Sort(r.assumptions)
+	out.Assumptions = slices.Compact(r.assumptions)
 	return out
 }
 
-type runner struct {
-	policy    *model.Policy
-	compiled  *reach.Compiled
-	inventory *reach.Inventory
-	at        time.Time
-	test      Test
+// An assertion is one of a test, as a question.
+type assertion struct {
+	kind       string // "allow", "deny" or "only"
+	from, to   []model.Ref
+	ports      []acl.Ports
+	allowEmpty bool
+	place      model.Place
+	q          reach.Question
+	err        error // what is asked about has no meaning, which Check tells first
 }
 
-func (r *runner) fail(f Failure) { r.test.Failures = append(r.test.Failures, f) }
-
-func (r *runner) assert(kind string, fromRefs, toRefs []model.Ref, ports []acl.Ports, at time.Time, allowEmpty bool, place model.Place) {
-	r.test.Assertions++
-	if at.IsZero() {
-		at = r.at
-	}
-	q := reach.Question{From: fromRefs, To: toRefs, Ports: ports, At: at, Outside: kind == "only"}
-	w := reach.NewWorld(r.compiled, r.inventory, []reach.Question{q})
-	sources, dests := w.Ends(q)
-	for _, side := range []struct {
-		ends int
-		refs []model.Ref
-		skip bool
-	}{{sources, fromRefs, kind == "only"}, {dests, toRefs, false}} {
-		if side.ends == 0 && !side.skip && !allowEmpty {
-			r.fail(Failure{Place: place, Kind: kind, Text: fmt.Sprintf("no node is %s, so that this asserts nothing (allowEmpty: true if that is meant)", texts(side.refs))})
-			return
+// assertions are those of all tests, in the order of the tests, and all that will
+// be asked.
+func assertions(p *model.Policy, at time.Time) (tests [][]assertion, questions []reach.Question) {
+	ends := compile.NewEnds(p)
+	for _, t := range p.Tests {
+		var list []assertion
+		add := func(kind string, a model.Assertion) {
+			x := assertion{kind: kind, from: a.From, to: a.To, ports: a.Ports, allowEmpty: a.AllowEmpty, place: a.Place}
+			x.q = reach.Question{Ports: a.Ports, At: at, Posture: a.Posture, Outside: kind == "only"}
+			if !a.At.IsZero() {
+				x.q.At, x.q.Fixed = a.At, true
+			}
+			if x.q.From, x.err = ends.Refs(a.From); x.err == nil {
+				x.q.To, x.err = ends.Refs(a.To)
+			}
+			if x.err == nil {
+				questions = append(questions, x.q)
+			}
+			list = append(list, x)
 		}
-	}
-	switch kind {
-	case "allow":
-		for _, f := range w.Missing(q) {
-			r.fail(Failure{Place: place, Kind: kind, Pairs: f.Sample,
-				Text: fmt.Sprintf("%s must reach %s on %s, but %s cannot%s, on %s", texts(fromRefs), texts(toRefs), portTexts(ports), people(f), which(f, toRefs), join(f.Ports))})
+		for _, a := range t.Allow {
+			add("allow", a)
 		}
-	case "deny":
-		for _, f := range w.Reachable(q) {
-			r.fail(r.allowed(place, kind, f, fmt.Sprintf("%s must not reach %s, but %s would%s", texts(fromRefs), texts(toRefs), people(f), which(f, toRefs))))
+		for _, a := range t.Deny {
+			add("deny", a)
 		}
-	case "only":
-		for _, f := range w.Reachable(q) {
-			r.fail(r.allowed(place, kind, f, fmt.Sprintf("only %s may reach %s, but %s would%s", texts(fromRefs), texts(toRefs), people(f), which(f, toRefs))))
+		for _, o := range t.Only {
+			add("only", model.Assertion(o))
 		}
+		tests = append(tests, list)
 	}
+	return tests, questions
 }
-
-// allowed completes a failure about access that is there and must not be.
-func (r *runner) allowed(place model.Place, kind string, f reach.Finding, text string) Failure {
-	out := Failure{Place: place, Kind: kind, Pairs: f.Sample, Text: text + ", on " + join(f.Ports)}
-	for i, name := range f.Rules {
-		at := slices.IndexFunc(r.policy.Rules, func(x model.Rule) bool { return x.Name == name })
-		if at < 0 {
-			continue
-		}
-		p := r.policy.Rules[at].Place
-		out.Rules = append(out.Rules, p)
-		if i == 0 {
-			out.Text += ", by "
-		} else {
-			out.Text += " and "
-		}
-		out.Text += fmt.Sprintf("%s:%d %q", p.File, p.Line, name)
-	}
-	return out
-}
-
-func texts(refs []model.Ref) string {
-	var out []string
-	for _, r := range refs {
-		out = append(out, r.Selector.String())
-	}
-	return join(out)
-}
-
-func portTexts(ports []acl.Ports) string {
-	var out []string
-	for _, p := range ports {
-		out = append(out, p.String())
-	}
-	if len(out) == 0 {
-		return "every port"
-	}
-	return join(out)
-}
-
-// people names who a finding is about, with a count where a group hides it.
-func people(f reach.Finding) string {
-	text := join(f.From)
-	if len(f.People) > 0 && strings.Contains(text, "group:") {
-		return fmt.Sprintf("%s (%s)", text, plural(len(f.People), "person", "people"))
-	}
-	return text
-}
-
-// which says which of the destinations a finding is about, where it is not all
-// that the test names.
-func which(f reach.Finding, to []model.Ref) string {
-	if got := join(f.To); got != texts(to) {
-		return " reach " + got
-	}
-	return ""
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
-}
-
-func join(words []string) string { return strings.Join(words, ", ") }

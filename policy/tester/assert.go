@@ -1,0 +1,95 @@
+package tester
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/writmesh/writ/coordinator/acl"
+	"github.com/writmesh/writ/cue/model"
+	"github.com/writmesh/writ/policy/reach"
+)
+
+// A runner asks one world about all tests.
+type runner struct {
+	world       *reach.World
+	rules       map[string]model.Place
+	assumptions []string
+	test        Test // under way
+}
+
+func (r *runner) fail(f Failure) { r.test.Failures = append(r.test.Failures, f) }
+
+// assert judges one assertion.
+func (r *runner) assert(a assertion) {
+	if a.err != nil {
+		r.fail(Failure{Place: a.place, Kind: a.kind, Text: a.err.Error()})
+		return
+	}
+	from, to := r.world.Ends(a.q)
+	if from == 0 && a.kind != "only" && !a.allowEmpty {
+		r.empty(a, a.from)
+		return
+	}
+	if to == 0 && !a.allowEmpty {
+		r.empty(a, a.to)
+		return
+	}
+	if a.kind == "allow" {
+		for _, f := range r.world.Missing(a.q) {
+			r.missing(a, f)
+		}
+	} else {
+		for _, f := range r.world.Reachable(a.q) {
+			r.reachable(a, f)
+		}
+	}
+	r.assumptions = append(r.assumptions, r.world.Assumptions(a.q)...)
+}
+
+// empty fails an assertion about ends of which there are none.
+func (r *runner) empty(a assertion, refs []model.Ref) {
+	none := "no node is"
+	if slices.ContainsFunc(refs, func(r model.Ref) bool {
+		return r.Selector.Kind == acl.KindPrefix || r.Selector.Kind == acl.KindHost || r.Selector.Kind == acl.KindInternet
+	}) {
+		none = "no approved route leads to"
+		if slices.ContainsFunc(refs, func(r model.Ref) bool { return isNode(r.Selector) }) {
+			none = "no node is, and no approved route leads to,"
+		}
+	}
+	r.fail(Failure{Place: a.place, Kind: a.kind,
+		Text: fmt.Sprintf("%s %s, so that this asserts nothing (allowEmpty: true if that is meant)", none, texts(refs))})
+}
+
+func isNode(s acl.Selector) bool {
+	return s.Kind != acl.KindPrefix && s.Kind != acl.KindHost && s.Kind != acl.KindInternet
+}
+
+// missing fails an allow.
+func (r *runner) missing(a assertion, f reach.Finding) {
+	text := fmt.Sprintf("%s must reach %s on %s, but %s cannot%s, on %s%s",
+		texts(a.from), texts(a.to), portTexts(a.ports), people(f), which(f, a.to), join(f.Ports), conditions(f))
+	r.fail(Failure{Place: a.place, Kind: a.kind, Text: text, Example: example(f.Sample, "cannot reach"),
+		Pairs: f.Sample, When: f.When, Posture: f.Posture})
+}
+
+// reachable fails a deny or an only.
+func (r *runner) reachable(a assertion, f reach.Finding) {
+	text := fmt.Sprintf("%s must not reach %s, but %s would%s", texts(a.from), texts(a.to), people(f), which(f, a.to))
+	if a.kind == "only" {
+		text = fmt.Sprintf("only %s may reach %s, but %s would%s", texts(a.from), texts(a.to), people(f), which(f, a.to))
+	}
+	out := Failure{Place: a.place, Kind: a.kind, Example: example(f.Sample, "would reach"), Pairs: f.Sample, When: f.When, Posture: f.Posture}
+	out.Text = text + ", on " + join(f.Ports) + conditions(f)
+	lead := ", by "
+	for _, name := range f.Rules {
+		p, ok := r.rules[name]
+		if !ok {
+			continue
+		}
+		out.Rules = append(out.Rules, p)
+		out.Text += fmt.Sprintf("%s%s:%d %q", lead, p.File, p.Line, name)
+		lead = " and "
+	}
+	r.fail(out)
+}
