@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/writmesh/writ/coordinator/acl"
 )
@@ -19,13 +20,41 @@ func (c *check) ends(what, side string, refs []Ref) {
 		case (k == acl.KindSelf || k == acl.KindInternet) && len(r.Except) > 0:
 			c.problems.Add(r.Place, `%s: nothing is excepted from %s; write it without "except"`, what, r.Selector)
 		}
-		// Refs of one difference share their exceptions.
-		if i == 0 || len(r.Except) != len(refs[i-1].Except) || len(r.Except) > 0 && r.Except[0] != refs[i-1].Except[0] {
-			for _, e := range r.Except {
-				c.exception(what, e)
+		// Refs of one difference stand together and share their exceptions.
+		if len(r.Except) > 0 && (i == 0 || !sameDifference(r, refs[i-1])) {
+			n := slices.IndexFunc(refs[i:], func(o Ref) bool { return !sameDifference(r, o) })
+			if n < 0 {
+				n = len(refs) - i
 			}
+			c.difference(what, refs[i:i+n])
 		}
 	}
+}
+
+// sameDifference tells by the place of the first exception.
+func sameDifference(a, b Ref) bool {
+	return len(a.Except) == len(b.Except) && (len(a.Except) == 0 || a.Except[0] == b.Except[0])
+}
+
+// difference checks the exceptions of refs that share them.
+func (c *check) difference(what string, refs []Ref) {
+	var nodes, addresses bool
+	for _, r := range refs {
+		behind := c.behind(r.Selector)
+		nodes, addresses = nodes || !behind, addresses || behind
+	}
+	for _, e := range refs[0].Except {
+		c.exception(what, e)
+		if behind := c.behind(e.Selector); !c.p.Network.LiteralAddresses && (behind && !addresses || !behind && !nodes) {
+			c.warnings.Add(e.Place, "%s: except %s subtracts nothing: a node is not an address behind one", what, e.Selector)
+		}
+	}
+}
+
+// behind reports whether a selector selects addresses behind nodes.
+func (c *check) behind(s acl.Selector) bool {
+	p := c.prefix(s)
+	return p.IsValid() && !c.isPinned(p)
 }
 
 // exception refuses to subtract what a node escapes by hiding something: it would
