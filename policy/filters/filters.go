@@ -19,8 +19,9 @@
 // it advertises and the policy approves, and what the inventory says is approved.
 //
 // Traffic through an exit node is no packet to the node: autogroup:internet alone
-// gives a peer and no entry of a filter. Where a rule gives every node and the
-// internet, an exit node's entry is "*", whatever it can receive.
+// gives a peer and no entry of a filter. Where a rule gives every node, the
+// internet, and all that an exit node forwards to besides, the node's entry is "*":
+// whatever it can receive.
 //
 // Hours and ends are judged at one instant, posture by what the inventory says that
 // nodes report. Addresses inside the network's own prefix that Git does not pin are
@@ -29,6 +30,7 @@
 package filters
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -94,8 +96,10 @@ type world struct {
 	nodes    []*node
 	byUser   map[string][]int // untagged nodes, by user
 
-	// every are the grants to "*" by rule, for exit nodes.
-	every map[string][]acl.Grant
+	// What rules give, by their sources, for exit nodes: every node, and these
+	// prefixes behind nodes.
+	every  map[string]bool
+	routed map[string][]netip.Prefix
 }
 
 type node struct {
@@ -245,11 +249,11 @@ func (w *world) inbound(in acl.Inbound) {
 			if n.subject.Nobody(w.at) || w.any(g.ToExcept, n.subject) {
 				continue
 			}
-			to := n.own
+			dst := n.own
 			src := from
 			switch in.To.Kind {
 			case acl.KindPrefix:
-				to = prefix.Intersect(to, []netip.Prefix{in.To.Prefix()})
+				dst = prefix.Intersect(dst, []netip.Prefix{in.To.Prefix()})
 			case acl.KindSelf:
 				src = w.ownNodes(from, n)
 			default:
@@ -257,7 +261,7 @@ func (w *world) inbound(in acl.Inbound) {
 					continue
 				}
 			}
-			w.let(j, g, src, prefix.Subtract(to, prefixes(g.ToExcept)))
+			w.let(j, g, src, prefix.Subtract(dst, prefixes(g.ToExcept)))
 		}
 	}
 }
@@ -279,17 +283,29 @@ func (w *world) ownNodes(from sources, n *node) sources {
 	return s
 }
 
-// everywhere notes the grants to every node.
+// everywhere notes what rules give without exceptions.
 func (w *world) everywhere() {
-	w.every = map[string][]acl.Grant{}
+	w.every, w.routed = map[string]bool{}, map[string][]netip.Prefix{}
 	for _, in := range w.compiled.Inbound {
-		if in.To.Kind == acl.KindAny {
-			for _, g := range in.Grants {
-				w.every[g.Rule] = append(w.every[g.Rule], g)
+		for i := range in.Grants {
+			if g := &in.Grants[i]; in.To.Kind == acl.KindAny && len(g.ToExcept) == 0 {
+				w.every[to(g)] = true
+			}
+		}
+	}
+	for _, r := range w.compiled.Routes {
+		for _, in := range r.Inbound {
+			for i := range in.Grants {
+				if g := &in.Grants[i]; in.To.Kind == acl.KindPrefix && len(g.ToExcept) == 0 {
+					w.routed[to(g)] = append(w.routed[to(g)], in.To.Prefix())
+				}
 			}
 		}
 	}
 }
+
+// to tells grants apart by all but their destination.
+func to(g *acl.Grant) string { return fmt.Sprintf("%q %q %q %v", g.Rule, g.From, g.Except, g.Allow) }
 
 // behind adds what may reach addresses behind nodes that forward to them.
 func (w *world) behind(in acl.Inbound) {
@@ -299,14 +315,11 @@ func (w *world) behind(in acl.Inbound) {
 		for j, n := range w.nodes {
 			switch {
 			case in.To.Kind == acl.KindPrefix:
-				to := prefix.Intersect(n.routes, []netip.Prefix{in.To.Prefix()})
-				w.let(j, g, from, prefix.Subtract(to, prefixes(g.ToExcept)))
+				dst := prefix.Intersect(n.routes, []netip.Prefix{in.To.Prefix()})
+				w.let(j, g, from, prefix.Subtract(dst, prefixes(g.ToExcept)))
 			case in.To.Kind == acl.KindInternet && n.exit:
 				w.meet(j, from)
-				whole := slices.ContainsFunc(w.every[g.Rule], func(e acl.Grant) bool {
-					return len(e.ToExcept) == 0 && slices.Equal(e.From, g.From) && slices.Equal(e.Except, g.Except)
-				})
-				if whole {
+				if w.every[to(g)] && len(prefix.Subtract(n.routes, w.routed[to(g)])) == 0 {
 					w.entries(n, g, from, []string{"*"})
 				}
 			}
@@ -315,13 +328,13 @@ func (w *world) behind(in acl.Inbound) {
 }
 
 // let adds a grant to a node's filter.
-func (w *world) let(j int, g *acl.Grant, from sources, to []netip.Prefix) {
-	if len(to) == 0 || len(from.own)+len(from.behind) == 0 {
+func (w *world) let(j int, g *acl.Grant, from sources, addrs []netip.Prefix) {
+	if len(addrs) == 0 || len(from.own)+len(from.behind) == 0 {
 		return
 	}
 	w.meet(j, from)
 	n := w.nodes[j]
-	dst := texts(to)
+	dst := texts(addrs)
 	w.entries(n, g, from, dst)
 	for _, c := range capabilities(g) {
 		c.Src, c.Dst, c.Rule = from.texts(), dst, g.Rule
