@@ -50,6 +50,10 @@
 //	                                  on the way to one token; the parser and
 //	                                  the evaluator recurse over them
 //	200 problems                      more are counted, not listed
+//	16 KiB of capabilities            of one rule: they go to every node it is about
+//	200,000 exceptions                selectors of differences times their exceptions
+//	16 windows, 16 postures           of one rule; 32 conditions of one posture: each
+//	                                  new flow is judged by all of them
 //
 // CUE has no way to stop an evaluation that takes too long or too much memory.
 // Load therefore runs in a child process with limits (policy/sandbox), and a
@@ -60,12 +64,14 @@
 // Syntax errors; a missing or other package clause; imports; attributes
 // (@if, @embed and the like); UTF-16 and invalid UTF-8; YAML with anchors, aliases,
 // tags, merge keys, a second document, or numbers that JSON does not know; a name
-// written in two places; what a team may not write; optional fields ("until?: …") outside definitions, which would be
-// dropped in silence; a hidden field or definition that is never used and named
-// like a field of the schema; values that are not definite; fields and kinds
-// that the schema does not have; constructs that this version does not enforce,
-// by name; texts that do not parse; names that nothing defines; cycles; times
-// before 2000 or after 9999, which other formats cannot hold.
+// written in two places; what a team may not write; optional fields ("until?: …")
+// outside definitions, which would be dropped in silence; a hidden field or
+// definition that is never used and named like a field of the schema; values that
+// are not definite; fields and kinds that the schema does not have; constructs that
+// this version does not enforce, by name; texts that do not parse; names that nothing
+// defines; cycles; exceptions that a node escapes by hiding something; addresses of
+// the network itself that no pinned node has; times before 2000 or after 9999, which
+// other formats cannot hold.
 package model
 
 import (
