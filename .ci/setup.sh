@@ -16,6 +16,7 @@ git                                | git             | test  | the reference for
 curl                               | curl            | test  | README.md calls a webhook and a server with it
 ssh-keygen                         | openssh-client  | test  | the reference for SSH signatures and allowed_signers
 gcc                                | gcc             | test  | the race detector links with cgo
+chromium                           | chromium        | test  | the page that policy diff --html writes, as a browser shows it
 ip                                 | iproute2        | test  | the reference for addresses, routes and rules
 nft                                | nftables        | test  | the reference for packet filter tables
 /usr/include/stdlib.h              | libc6-dev       | test  | the race detector links with cgo

@@ -8,6 +8,7 @@ import (
 
 	"github.com/writmesh/writ/policy/build"
 	"github.com/writmesh/writ/policy/cli/output"
+	"github.com/writmesh/writ/policy/reach"
 	"github.com/writmesh/writ/policy/source"
 )
 
@@ -24,6 +25,7 @@ type diffCmd struct {
 	Base      string `arg:"" help:"A directory or a revision; or BASE..HEAD."`
 	Head      string `arg:"" optional:"" help:"A directory or a revision."`
 	Inventory string `placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
+	HTML      string `name:"html" placeholder:"FILE" help:"Write a page with maps of the access before and after to FILE, too: --write html=FILE."`
 	formats
 }
 
@@ -33,6 +35,9 @@ func (c diffCmd) Run(e *env) error {
 	inv, err := readInventory(c.Inventory)
 	if err != nil {
 		return err
+	}
+	if c.HTML != "" {
+		c.Write = append(c.Write, "html="+c.HTML)
 	}
 	if _, err := c.check(); err != nil {
 		return err
@@ -50,7 +55,8 @@ func (c diffCmd) Run(e *env) error {
 		}
 	}
 	d := build.Compare(built[0], built[1], inv)
-	return c.report(e, &output.Report{Verb: "diff", Difference: d, Base: origins[0], Head: origins[1]})
+	return c.report(e, &output.Report{Verb: "diff", Difference: d, Base: origins[0], Head: origins[1],
+		Maps: c.maps(reach.Side{Policy: built[0].Compiled, Inventory: inv}, reach.Side{Policy: built[1].Compiled, Inventory: inv}, d.At)})
 }
 
 // place is the directory that a tree was read from: itself, or the current one

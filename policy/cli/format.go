@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/writmesh/writ/policy/cli/output"
+	"github.com/writmesh/writ/policy/reach"
 	"github.com/writmesh/writ/policy/source"
 )
 
@@ -98,6 +100,19 @@ func (f *formats) unknown(e *env, verb string, head output.Origin, why error) er
 type noWriter struct{}
 
 func (noWriter) Write(b []byte) (int, error) { return len(b), nil }
+
+// maps is all access before and after a change, where a page is asked for.
+func (f *formats) maps(base, head reach.Side, at time.Time) *output.Maps {
+	for _, w := range f.Write {
+		if strings.HasPrefix(w, "html=") {
+			return &output.Maps{
+				Before: reach.Diff(reach.Side{}, base, at).Gained,
+				After:  reach.Diff(reach.Side{}, head, at).Gained,
+			}
+		}
+	}
+	return nil
+}
 
 // origin is where a tree that was read from a directory, or from the repository
 // that it is in, comes from.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/writmesh/writ/policy/build"
 	"github.com/writmesh/writ/policy/cli/output"
+	"github.com/writmesh/writ/policy/reach"
 )
 
 const testHelp = `Runs the tests that the policy in DIR keeps beside its rules, and its guards. A policy without tests does not pass, nor does a test that asserts something about nodes of which there are none.
@@ -60,6 +61,7 @@ func (c testCmd) Run(e *env) error {
 	out := &output.Report{Verb: "test", Test: &report, Base: base, Head: head}
 	if req.Base != nil {
 		out.Difference = r.Difference
+		out.Maps = c.maps(reach.Side{Policy: req.Base.Compiled, Inventory: inv}, reach.Side{Policy: r.Compiled, Inventory: inv}, r.At)
 	}
 	return c.report(e, out)
 }

@@ -51,7 +51,7 @@ var hostile = []string{
 	"{0} [EVIL](1) {{EVIL}}",
 	" EVIL ",
 	"https://evil.example/EVIL www.EVIL.example",
-	strings.Repeat("EVIL ", 1_000),
+	strings.Repeat("EVIL ", 800),
 }
 
 // said is a report in which a text stands wherever somebody's text may.

@@ -179,6 +179,11 @@ func effectOf(d *reach.Difference) string {
 			out = append(out, "whom the network trusts changes")
 		}
 	}
+	if n := len(out); n > 2 {
+		out[n-1] = "and " + out[n-1]
+	} else if n == 2 {
+		return out[0] + " and " + out[1]
+	}
 	return strings.Join(out, ", ")
 }
 
@@ -306,8 +311,13 @@ func (m *markdown) changes(heading string, changes []reach.Change, gained bool) 
 		when := when(c, gained)
 		if when == "" {
 			when = "always"
+		} else {
+			when = code(cut(when, maxCell))
 		}
-		return []string{from, to, m.words(c.Ports), when, strings.Join(causes, "<br>")}
+		if whose := owners(c); whose != "" {
+			to += " " + whose
+		}
+		return []string{from, to, m.words(doors(c)), when, strings.Join(causes, "<br>")}
 	})
 }
 

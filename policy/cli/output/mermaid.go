@@ -31,8 +31,8 @@ func Mermaid(d *reach.Difference) (text string, more int) {
 	add := func(changes []reach.Change, gained bool) {
 		for _, c := range changes {
 			s := tell(c, gained, false)
-			label := s.mark.text + " " + cut(strings.Join(c.Ports, ", "), maxLabel)
-			e := edge{cut(who(c), maxLabel), cut(strings.Join(c.To, ", "), maxLabel), label, s.id}
+			label := s.mark.text + " " + cut(strings.Join(doors(c), ", "), maxLabel)
+			e := edge{cut(who(c), maxLabel), cut(what(c, false), maxLabel), label, s.id}
 			if !seen[e] {
 				seen[e] = true
 				edges = append(edges, e)

@@ -26,8 +26,31 @@ func who(c reach.Change) string {
 	return from
 }
 
+// owners says whose nodes a change is about, where it is not everybody's.
+func owners(c reach.Change) string {
+	switch c.Owner {
+	case "same":
+		return "of the same user"
+	case "other":
+		return "of other users"
+	}
+	return ""
+}
+
+// doors are the ports of a change, and what it tells applications.
+func doors(c reach.Change) []string {
+	out := slices.Clone(c.Ports)
+	for _, text := range c.Capabilities {
+		out = append(out, "capability "+text)
+	}
+	return out
+}
+
 func what(c reach.Change, counted bool) string {
 	to := strings.Join(c.To, ", ")
+	if whose := owners(c); whose != "" {
+		to += " " + whose
+	}
 	if counted {
 		to += fmt.Sprintf(" (%s)", plural(len(c.Nodes), "node", "nodes"))
 	}
@@ -53,7 +76,7 @@ func tell(c reach.Change, gained, counted bool) sentence {
 	if len(c.From) == 1 && !strings.Contains(from, ":") && !strings.Contains(from, " ") {
 		verb += "s"
 	}
-	s.text = fmt.Sprintf("%s %s %s on %s", who(c), verb, strings.Join(c.Ports, ", "), what(c, counted))
+	s.text = fmt.Sprintf("%s %s %s on %s", who(c), verb, strings.Join(doors(c), ", "), what(c, counted))
 	s.when = when(c, gained)
 	for _, cause := range c.Causes {
 		place := cause.Place
@@ -69,15 +92,26 @@ func tell(c reach.Change, gained, counted bool) sentence {
 
 // when says until when a change gives or gave access, and on which conditions.
 func when(c reach.Change, gained bool) string {
+	var out []string
 	switch {
 	case c.Kept:
-		return "now " + end(c.Until)
+		out = append(out, "now "+end(c.Until))
 	case c.Until.IsZero():
-		return ""
 	case !gained:
-		return "would have ended " + reach.Moment(c.Until)
+		out = append(out, "would have ended "+reach.Moment(c.Until))
+	default:
+		out = append(out, end(c.Until))
 	}
-	return end(c.Until)
+	if len(c.When) > 0 {
+		out = append(out, strings.Join(c.When, " or "))
+	}
+	if len(c.Posture) > 0 {
+		out = append(out, "where "+strings.Join(c.Posture, " or "))
+	}
+	if c.By == "inventory" {
+		out = append(out, "by the inventory alone")
+	}
+	return strings.Join(out, "; ")
 }
 
 // people are the users that changes are about, and nodes those of the inventory
