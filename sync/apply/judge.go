@@ -187,7 +187,7 @@ func (a *Applier) inventory(cur *publish.Revision) (*reach.Inventory, key.Hash) 
 func Inventory(live []*papers.Admission) *reach.Inventory {
 	inv := &reach.Inventory{Nodes: []reach.Admitted{}}
 	for _, ad := range live {
-		n := reach.Admitted{Name: ad.Name, ID: ad.Identity.NodeID(), Tags: ad.Tags, Basis: ad.Basis.String(), Address4: ad.IPv4}
+		n := reach.Admitted{Name: ad.Name, ID: ad.Identity.NodeID(), Tags: ad.Tags, Basis: ad.Basis.String(), Address4: ad.IPv4, Addresses: ad.Addresses()}
 		if ad.User != nil {
 			n.User = ad.User.Email
 		}

@@ -210,6 +210,7 @@ func TestStatusSocket(t *testing.T) {
 	want := reach.Inventory{Nodes: []reach.Admitted{{
 		Name: "alice", ID: alice.id.Public().NodeID(), User: "alice@acme.example",
 		Basis: "pin alice", Address4: netip.MustParseAddr("100.64.0.1"),
+		Addresses: []netip.Addr{netip.MustParseAddr("100.64.0.1"), papers.Address6(b.world.Network, alice.id.Public())},
 	}}}
 	if err != nil || len(inv.Nodes) != 1 || fmt.Sprint(inv) != fmt.Sprint(want) {
 		t.Errorf("inventory: got %+v, %v; want %+v", inv, err, want)
