@@ -20,7 +20,7 @@ import (
 // Paths are slash-separated and relative to the tree. Directories, modes and
 // times do not count. These are the lines of sha256sum(1), and the digest is
 // that of the h1: hashes in go.sum, so that both can recompute it. A file that
-// is not regular and a path with a newline are errors.
+// is not regular, a path with a newline and more than MaxFiles files are errors.
 func SourceHash(fsys fs.FS) (key.Hash, error) {
 	type file struct{ path, sum string }
 	var files []file
@@ -30,6 +30,9 @@ func SourceHash(fsys fs.FS) (key.Hash, error) {
 		}
 		if !d.Type().IsRegular() {
 			return refuse(path, "%s", kind(d.Type()))
+		}
+		if len(files) == MaxFiles {
+			return refuse(path, "more than %d files", MaxFiles)
 		}
 		if strings.ContainsRune(path, '\n') {
 			return refuse(path, "newline in a path")
