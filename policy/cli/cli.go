@@ -33,6 +33,7 @@ type program struct {
 	Why     whyCmd     `cmd:"" help:"Say which rule allows something, or what is missing."`
 	Who     whoCmd     `cmd:"" help:"Say who reaches something."`
 	What    whatCmd    `cmd:"" help:"Say what somebody reaches."`
+	Blame   blameCmd   `cmd:"" help:"Say which commit gave access."`
 	Fmt     fmtCmd     `cmd:"" help:"Format CUE and Rego."`
 	Build   buildCmd   `cmd:"" help:"Print what a policy compiles to."`
 	Filters filtersCmd `cmd:"" help:"Print what each node of an inventory lets in."`

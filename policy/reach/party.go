@@ -3,6 +3,7 @@ package reach
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -486,6 +487,55 @@ func (x *Explainer) alike(ends []Party, at time.Time) (out [][]Party) {
 			out = append(out, nil)
 		}
 		out[i] = append(out[i], e)
+	}
+	return out
+}
+
+// Words names ends as people do: the largest groups that are all among them, and
+// the others one by one.
+func (x *Explainer) Words(ends []Party, at time.Time) (out []string) {
+	in := map[string]bool{}
+	var order []string
+	for _, e := range ends {
+		text := e.String()
+		if e.Via == acl.Own && e.Node.Name != "" && e.Node.Real && (e.Node.User != "" || len(e.Node.Tags) > 0) {
+			// A node of the inventory is what its user or tags are, where these are asked about.
+			if who := (Node{User: e.Node.User, Tags: e.Node.Tags}).String(); slices.ContainsFunc(ends, func(o Party) bool { return o.Node.Name == "" && o.String() == who }) {
+				text = who
+			}
+		}
+		if !in[text] {
+			in[text] = true
+			order = append(order, text)
+		}
+	}
+	members := map[string][]string{}
+	for p, ms := range x.compiled.Principals {
+		for _, m := range ms {
+			if m.Until.IsZero() || at.Before(m.Until) {
+				members[m.Group] = append(members[m.Group], p.String())
+			}
+		}
+	}
+	groups := slices.SortedFunc(maps.Keys(members), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(members[b]), len(members[a])), strings.Compare(a, b))
+	})
+	named := map[string]bool{}
+	for _, g := range groups {
+		list := members[g]
+		if len(list) < 2 || slices.ContainsFunc(list, func(m string) bool { return !in[m] }) || !slices.ContainsFunc(list, func(m string) bool { return !named[m] }) {
+			continue
+		}
+		out = append(out, "group:"+g)
+		for _, m := range list {
+			named[m] = true
+		}
+	}
+	slices.Sort(order)
+	for _, text := range order {
+		if !named[text] {
+			out = append(out, text)
+		}
 	}
 	return out
 }

@@ -115,15 +115,14 @@ func (t *Text) columns(rows [][2]string) {
 
 // A Blame is what "policy blame" reports.
 type Blame struct {
-	To        string  `json:"to"`
-	Port      string  `json:"port"`
-	At        string  `json:"at"`
-	Since     []Since `json:"since"`
-	Commits   int     `json:"commits"`        // on the main line that were looked at
-	Policies  int     `json:"policies"`       // among them, of different content, that were asked
-	Passed    int     `json:"passed"`         // that do not load and were passed over
-	Cut       string  `json:"cut,omitempty"`  // the oldest commit looked at, where there are older ones
-	NotBefore bool    `json:"none,omitempty"` // nobody has the access now
+	To       string  `json:"to"`
+	Port     string  `json:"port"`
+	At       string  `json:"at"`
+	Since    []Since `json:"since"`
+	Commits  int     `json:"commits"`       // on the main line that were looked at
+	Policies int     `json:"policies"`      // among them, of different content, that were asked
+	Passed   int     `json:"passed"`        // that do not load and were passed over
+	Cut      string  `json:"cut,omitempty"` // the oldest commit looked at, where there are older ones
 }
 
 // A Since is access that some have without interruption since a commit.
@@ -136,7 +135,8 @@ type Since struct {
 	Cause []reach.Cause `json:"causes"`
 }
 
-// A Given is the commit that gave access.
+// A Given is the commit that gave access; empty where none did, and it is not
+// committed.
 type Given struct {
 	Commit  string `json:"commit"`
 	Author  string `json:"author"`
@@ -145,6 +145,9 @@ type Given struct {
 }
 
 func (g Given) text() string {
+	if g.Commit == "" {
+		return "now: no commit gives it"
+	}
 	return fmt.Sprintf("%s, %s by %s: %s", g.When, g.Commit[:min(len(g.Commit), 7)], g.Author, g.Subject)
 }
 
@@ -162,6 +165,7 @@ func some(names []string) string {
 func (t *Text) Blame(b Blame) error {
 	if len(b.Since) == 0 {
 		t.hung(fmt.Sprintf("nobody asked about reaches %s on %s", b.To, b.Port), 0, 2)
+		return t.err
 	}
 	for _, s := range b.Since {
 		t.hung(fmt.Sprintf("%s → %s on %s", some(s.From), some(s.To), b.Port), 0, 2)
