@@ -96,7 +96,7 @@ func (k *kind) compile(files map[string][]byte) (*program, error) {
 	for _, m := range modules {
 		parsed[m.file] = m.parsed.Copy()
 	}
-	compiler, err := k.compileModules(parsed)
+	compiler, err := k.compileModules(parsed, true)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func (k *kind) compile(files map[string][]byte) (*program, error) {
 	for _, m := range modules {
 		parsed[m.file] = m.withPlaces()
 	}
-	if compiler, err = k.compileModules(parsed); err != nil {
+	if compiler, err = k.compileModules(parsed, true); err != nil {
 		return nil, fmt.Errorf("compile %ss with places: %w", k.noun, err)
 	}
 	return &program{k, modules, compiler}, nil
@@ -334,7 +334,7 @@ func (m *module) checkReferences(packages map[string]*module, problems *model.Pr
 		ref, ok := with.Target.Value.(ast.Ref)
 		switch {
 		case ok && ref.HasPrefix(ast.InputRootRef):
-		case ok && m.test && ref.HasPrefix(ast.DefaultRootRef):
+		case m.test && (ok && ref.HasPrefix(ast.DefaultRootRef) || m.imports(with.Target)):
 		case m.test:
 			problems.Add(place(with.Location, m.file), "with replaces %s: a test may replace input and rules, no function", with.Target)
 		default:
@@ -342,6 +342,16 @@ func (m *module) checkReferences(packages map[string]*module, problems *model.Pr
 		}
 		return false
 	})
+}
+
+// imports reports whether a term begins with a name that the module imports:
+// input, or a part of data, as everything that is imported.
+func (m *module) imports(t *ast.Term) bool {
+	name, ok := t.Value.(ast.Var)
+	if ref, isRef := t.Value.(ast.Ref); isRef && len(ref) > 0 {
+		name, ok = ref[0].Value.(ast.Var)
+	}
+	return ok && slices.ContainsFunc(m.parsed.Imports, func(i *ast.Import) bool { return i.Name() == name })
 }
 
 // checkOthers sees that what a module reads of others is there. It looks at the
@@ -401,14 +411,17 @@ func (m *module) withPlaces() *ast.Module {
 }
 
 // compileModules compiles modules in the language of this package. It consumes
-// them.
-func (k *kind) compileModules(modules map[string]*ast.Module) (*ast.Compiler, error) {
-	raw, err := k.schema.raw()
-	if err != nil {
-		return nil, err
-	}
+// them. Typed is whether input has the fields that it has: what a test takes for
+// input has those that the test writes.
+func (k *kind) compileModules(modules map[string]*ast.Module, typed bool) (*ast.Compiler, error) {
 	schemas := ast.NewSchemaSet()
-	schemas.Put(ast.SchemaRootRef, raw)
+	if typed {
+		raw, err := k.schema.raw()
+		if err != nil {
+			return nil, err
+		}
+		schemas.Put(ast.SchemaRootRef, raw)
+	}
 	compiler := ast.NewCompiler().
 		WithCapabilities(capabilities()).
 		WithDefaultRegoVersion(ast.RegoV1).

@@ -65,7 +65,7 @@ func (k *kind) compileTests(files map[string][]byte) (*testProgram, error) {
 	for _, m := range slices.Concat(modules, tests) {
 		parsed[m.file] = m.parsed.Copy()
 	}
-	compiler, err := k.compileModules(parsed)
+	compiler, err := k.compileModules(parsed, false)
 	if err != nil {
 		return nil, err
 	}
