@@ -135,7 +135,7 @@ func (r *reference) complete(page string) error {
 	dirs, err := os.ReadDir(examplesDir)
 	errs = append(errs, err)
 	for _, d := range dirs {
-		if some, err := fs.Glob(os.DirFS(path.Join(examplesDir, d.Name())), "*.cue"); err == nil && len(some) > 0 && !r.example[d.Name()] && d.Name() != "generate" && d.Name() != "guards" {
+		if some, err := fs.Glob(os.DirFS(path.Join(examplesDir, d.Name())), "*.cue"); err == nil && len(some) > 0 && !r.example[d.Name()] {
 			errs = append(errs, fmt.Errorf("%s/%s is not on the page", examplesDir, d.Name()))
 		}
 	}
@@ -356,7 +356,7 @@ func (r *reference) file(name string) (string, error) {
 	}
 	dir, _, _ := strings.Cut(name, "/")
 	r.example[dir] = true
-	body := strings.TrimPrefix(string(text), "package network\n\n")
+	body := strings.TrimPrefix(strings.TrimPrefix(string(text), "package network\n\n"), "package network\n")
 	lang := strings.TrimPrefix(path.Ext(name), ".")
 	return fmt.Sprintf("[`examples/language/%s`](../examples/language/%s)\n\n```%s\n%s\n```", name, name, lang, strings.TrimSpace(body)), nil
 }
