@@ -19,8 +19,20 @@ Example:
     policy import tailscale --out acme policy.hujson
 `
 
+const importNetbirdHelp = `Makes a policy repository that means the same as what the management API of NetBird answers: one JSON object with "groups", "policies" and, as far as there are any, "routes", "networks", "users" and "posture_checks".
+
+Groups of peers become tags, which servers and machines bear here. What cannot be carried over is refused, each with its place; with --partial it is left out, and a comment says so.
+
+Exit codes: 0 made, 1 made without what could not be carried over, 2 could not.
+
+Example:
+
+    policy import netbird --out acme netbird.json
+`
+
 type importCmd struct {
 	Tailscale importTailscaleCmd `cmd:"" help:"From a policy file of Tailscale or headscale."`
+	Netbird   importNetbirdCmd   `cmd:"" help:"From what NetBird's management API answers."`
 }
 
 // importFlags are what all imports share.
@@ -38,6 +50,12 @@ type importTailscaleCmd struct{ importFlags }
 func (importTailscaleCmd) Help() string { return importTailscaleHelp }
 
 func (c importTailscaleCmd) Run(e *env) error { return c.run(e, migrate.Tailscale) }
+
+type importNetbirdCmd struct{ importFlags }
+
+func (importNetbirdCmd) Help() string { return importNetbirdHelp }
+
+func (c importNetbirdCmd) Run(e *env) error { return c.run(e, migrate.NetBird) }
 
 func (c importFlags) run(e *env, from func([]byte, migrate.Options) (*migrate.Result, error)) error {
 	src, err := readFile(c.File, migrate.MaxSize)

@@ -34,6 +34,20 @@
 // more than one address or port, autogroup:self with sources that are not users.
 // Not carried over: ssh, nodeAttrs, derpMap and other settings of clients; via;
 // groups of roles ("autogroup:admin"), which only the service knows.
+//
+// # NetBird
+//
+// The file is one JSON object ([NetBird]) with the answers of the management API:
+// "groups", "policies", and, where there are any, "routes", "networks" (with their
+// "resources" and "routers"), "users", "posture_checks".
+//
+//	groups     hold machines, which here bear tags: each is a tag. A group that
+//	           users get by auto_groups is a group of these users, too
+//	policies   a rule for each that is enabled, in both directions where it is
+//	           bidirectional. "drop" is refused: there is no rule that denies
+//	All        every node
+//	routes     a route via the peers' group; networks' resources become hosts
+//	postures   versions of operating systems. What else they check is refused
 package migrate
 
 import (

@@ -154,3 +154,16 @@ func (t *tailscale) posture(v *value, what string) (out []string) {
 	}
 	return out
 }
+
+// version checks the version of an operating system.
+func version(s string) error {
+	return acl.Condition{Attr: "osVersion", Op: acl.OpLeast, Values: []string{s}}.Check()
+}
+
+// checkUser checks the address of a user.
+func checkUser(s string) error {
+	if s == "" {
+		return acl.CheckUser("@")
+	}
+	return acl.CheckUser(s)
+}

@@ -53,16 +53,16 @@ func inventory() *reach.Inventory {
 		server("11", "web", nil, "web"),
 		server("12", "db", nil, "db"),
 		server("13", "both", nil, "web", "db"),
-		server("21", "gate", prefixes("10.7.0.0/16", "10.8.0.0/16"), "gate"),
+		server("21", "gate", prefixes("10.7.0.0/16", "10.8.0.0/16", "10.7.1.9/32"), "gate"),
 		server("22", "gate2", prefixes("10.7.3.0/24"), "gate"),
 		server("31", "exit", prefixes("0.0.0.0/0", "::/0", "172.20.0.0/16"), "exit"),
 	}}
 }
 
 // load imports a file and reads what comes out as policy does.
-func load(t testing.TB, src string, o Options) (*model.Policy, *reach.Compiled, *Result, error) {
+func load(t testing.TB, from func([]byte, Options) (*Result, error), src string, o Options) (*model.Policy, *reach.Compiled, *Result, error) {
 	t.Helper()
-	r, err := Tailscale([]byte(src), o)
+	r, err := from([]byte(src), o)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -100,7 +100,8 @@ func all(r *Result) string {
 	return b.String()
 }
 
-// TestSemantics imports each file under testdata/semantics and asks the filters of
+// TestSemantics imports each file under testdata/semantics, policy.hujson of Tailscale
+// or netbird.json, and asks the filters of
 // the nodes about flows: "yes|no FROM -> TO PORT", where an end is NODE, NODE/6 for
 // its IPv6 address or NODE:ADDRESS behind it; or finds all texts under "problems".
 func TestSemantics(t *testing.T) {
@@ -125,13 +126,17 @@ func TestSemantics(t *testing.T) {
 					o.Users = users
 				}
 			}
-			_, c, r, err := load(t, file["policy.hujson"], o)
+			from, src := Tailscale, file["policy.hujson"]
+			if src == "" {
+				from, src, o.File = NetBird, file["netbird.json"], "netbird.json"
+			}
+			_, c, r, err := load(t, from, src, o)
 			if want := file["problems"]; want != "" {
 				if err == nil {
 					t.Fatalf("got no problem, want %s%s", want, all(r))
 				}
 				for l := range strings.Lines(want) {
-					if l = strings.TrimSpace(l); !strings.Contains(err.Error(), l) || !strings.Contains(err.Error(), "policy.hujson:") {
+					if l = strings.TrimSpace(l); !strings.Contains(err.Error(), l) || !strings.Contains(err.Error(), o.File+":") {
 						t.Errorf("got\n%v\nwant %s with its place", err, l)
 					}
 				}

@@ -21,31 +21,19 @@ func Tailscale(src []byte, o Options) (*Result, error) {
 		return nil, err
 	}
 	t := &tailscale{
-		trouble: trouble{opt: o}, root: root,
-		groups: map[string]*value{}, tags: map[string]*value{}, hosts: map[string]netip.Prefix{},
-		ipsets: map[string]*ipset{}, postures: map[string]bool{},
-		groupNames: newNames("group"), tagNames: newNames("tag"), hostNames: newNames("host"),
-		postureNames: newNames("posture"), ruleNames: newNames("rule"), testNames: map[string]int{},
+		maker: newMaker(o), root: root, groups: map[string]*value{}, tags: map[string]*value{},
+		hosts: map[string]netip.Prefix{}, ipsets: map[string]*ipset{}, postures: map[string]bool{},
 	}
-	t.draft.name, t.draft.domain = o.Name, o.Domain
 	// Routes may have been approved by hand, and addresses are whoever's has them.
 	t.draft.literal = true
 	t.run()
-	if err := t.err(); err != nil {
-		return nil, err
-	}
-	files, err := t.draft.files(t.notCarried)
-	if err != nil {
-		return nil, err
-	}
-	return &Result{Files: files, NotCarried: t.left()}, nil
+	return t.result()
 }
 
 // tailscale is an import under way.
 type tailscale struct {
-	trouble
-	root  *value
-	draft draft
+	*maker
+	root *value
 
 	groups   map[string]*value // the lists of members, by "group:NAME"
 	tags     map[string]*value // the lists of owners, by "tag:NAME"
@@ -54,11 +42,6 @@ type tailscale struct {
 	postures map[string]bool // those carried over, by "posture:NAME"
 	standard []string        // defaultSrcPosture, as names here
 	noRules  bool            // what rules need could not be carried over
-
-	groupNames, tagNames, hostNames, postureNames, ruleNames *names
-
-	testNames map[string]int
-	anyPort   bool // service:any-port is used
 }
 
 // The fields of the file, by what becomes of them.
@@ -116,15 +99,7 @@ func (t *tailscale) run() {
 	t.readAutoApprovers()
 	t.readRules()
 	t.readTests()
-	if t.anyPort {
-		t.draft.services = []service{{
-			name: anyPort, comments: []string{"Every port of TCP and UDP, and ping."}, ports: []string{"proto/6", "proto/17", "icmp"},
-		}}
-	}
 }
-
-// anyPort is the service that "*" without a protocol means.
-const anyPort = "any-port"
 
 // canonical is a field's name as it is usually written; case does not matter.
 func canonical(name string) string {
@@ -139,44 +114,6 @@ func canonical(name string) string {
 		}
 	}
 	return name
-}
-
-// object is the members of a field that is an object, if it is there.
-func (t *tailscale) object(v *value, what string) []member {
-	if v.absent() {
-		return nil
-	}
-	if v.kind != '{' {
-		t.bad(v.place, "", "%s: want an object", what)
-		return nil
-	}
-	return v.members
-}
-
-// array is the entries of a field that is a list, if it is there.
-func (t *tailscale) array(v *value, what string) []*value {
-	if v.absent() {
-		return nil
-	}
-	if v.kind != '[' {
-		t.bad(v.place, "", "%s: want a list", what)
-		return nil
-	}
-	return v.items
-}
-
-// texts are the entries of a list that are texts; others are told.
-func (t *tailscale) texts(v *value, what string) []*value {
-	var out []*value
-	for _, item := range t.array(v, what) {
-		if item.kind != '"' {
-			t.bad(item.place, "", "%s: want texts in the list", what)
-			continue
-		}
-		item.str = strings.TrimSpace(item.str)
-		out = append(out, item)
-	}
-	return out
 }
 
 func (t *tailscale) readTagOwners() {

@@ -11,9 +11,6 @@ func (t *tailscale) readTests() {
 	for i, v := range t.array(t.root.field("tests"), "tests") {
 		t.test(v, fmt.Sprintf("tests[%d]", i))
 	}
-	if len(t.draft.tests) == 0 && len(t.invalid) == 0 {
-		t.draft.tests = []test{t.first()}
-	}
 }
 
 func (t *tailscale) test(v *value, what string) {
@@ -83,20 +80,6 @@ func (t *tailscale) test(v *value, what string) {
 		return
 	}
 	t.addTest(out, src.str, v.comments)
-}
-
-// addTest names a test: by its comment's first line, or its source.
-func (t *tailscale) addTest(x test, src string, comments []string) {
-	x.name = clean(src)
-	if len(comments) > 0 && comments[0] != "" && len(comments[0]) <= maxTitle {
-		x.name = strings.TrimRight(comments[0], ".:")
-	}
-	t.testNames[x.name]++
-	if n := t.testNames[x.name]; n > 1 {
-		x.name = fmt.Sprintf("%s (%d)", x.name, n)
-		t.testNames[x.name]++
-	}
-	t.draft.tests = append(t.draft.tests, x)
 }
 
 // testDestination reads where a test goes: one address, or what one name selects,
@@ -242,37 +225,4 @@ func (t *tailscale) prefixOf(s string) netip.Prefix {
 		return netip.Prefix{}
 	}
 	return p
-}
-
-// maxFirst bounds the test that a policy without tests begins with.
-const maxFirst = 20
-
-// first is the test of a policy that had none: that its rules give what they say.
-func (t *tailscale) first() test {
-	x := test{name: "as imported", comments: []string{
-		"There were no tests. These say what the rules say; write what must stay true,",
-		"and above all what must never be.",
-	}}
-	for _, r := range t.draft.rules {
-		to := slices.DeleteFunc(slices.Clone(r.to), func(s string) bool { return s == "autogroup:internet" })
-		if len(r.posture) > 0 || len(r.allow) == 0 || len(to) == 0 || to[0] == "autogroup:self" || len(x.allow) == maxFirst {
-			continue
-		}
-		x.allow = append(x.allow, assertion{fromList: r.from, toList: to, on: r.allow, allowEmpty: true})
-	}
-	var from, to []string
-	for _, r := range t.draft.rules {
-		from, to = appendNew(from, r.from...), appendNew(to, r.to...)
-	}
-	switch {
-	case len(x.allow) > 0:
-	case len(from) == 0:
-		x.comments[0] = "There were no tests, and no rules. Write what must stay true,"
-		x.deny = []assertion{{from: "*", to: "*", allowEmpty: true}}
-	case slices.Equal(to, []string{"autogroup:internet"}):
-		x.deny = []assertion{{from: "*", to: "*", allowEmpty: true}}
-	default: // each rule has a condition, or is about people's own nodes
-		x.only = []assertion{{fromList: from, to: "*", allowEmpty: true}}
-	}
-	return x
 }
