@@ -109,7 +109,7 @@ func (r *reference) page() ([]byte, error) {
 	if err := tmpl.Execute(&b, nil); err != nil {
 		return nil, err
 	}
-	page := joined.ReplaceAllString(wrap(b.String()), "")
+	page := strings.ReplaceAll(joined.ReplaceAllString(wrap(b.String()), ""), mark, "")
 	return []byte(page), r.complete(page)
 }
 
@@ -388,7 +388,7 @@ func (r *reference) refused(archive string, texts ...string) (string, error) {
 			out = append(out, l)
 		}
 	}
-	return "Refused:\n\n```\n" + strings.Join(out, "\n") + "\n```", nil
+	return "Refused:\n\n```\n" + strings.Join(out, "\n") + "\n```" + mark, nil
 }
 
 // warned are the same of what is told without being refused.
@@ -397,8 +397,11 @@ func (r *reference) warned(archive string, texts ...string) (string, error) {
 	return strings.Replace(text, "Refused:", "Warned of:", 1), err
 }
 
-// joined is what stands between two lists of mistakes that are one.
-var joined = regexp.MustCompile("```\n\n?Refused:\n\n```\n")
+// A list of mistakes ends with a mark, by which two that follow one another become
+// one.
+const mark = "\x00"
+
+var joined = regexp.MustCompile("```" + mark + "\n\n?Refused:\n\n```\n")
 
 // wrap breaks the lines of paragraphs; code, tables and headings stay.
 func wrap(page string) string {
