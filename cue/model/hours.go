@@ -63,8 +63,8 @@ func (d *decoder) window(v *value, what string) (w acl.Window, ok bool) {
 		err = errors.New(`"00:00" ends no window; write "24:00"`)
 	}
 	d.add(to.place, what, err)
-	if _, err := acl.ParseZone(zone.str); err != nil {
-		d.problems.Add(zone.place, "%s: %s is not a time zone: want a name such as Europe/Berlin, or UTC", what, quoteName(zone.str))
+	if err := checkZone(zone.str); err != nil {
+		d.problems.Add(zone.place, "%s: %s", what, clean(err.Error()))
 	}
 	w.Zone = zone.str
 	if len(d.problems) > before {
@@ -76,6 +76,21 @@ func (d *decoder) window(v *value, what string) (w acl.Window, ok bool) {
 		return w, false
 	}
 	return w, true
+}
+
+// checkZone refuses what is no zone, and what some machines know as one and others
+// do not: abbreviations, the machine's own zone ("localtime"), and the copies of all
+// zones with and without leap seconds ("posix/…", "right/…").
+func checkZone(name string) error {
+	err := fmt.Errorf("%s is not a time zone: want a name such as Europe/Berlin, or UTC", quoteName(name))
+	region, _, ok := strings.Cut(name, "/")
+	if name != "UTC" && !ok || region == "posix" || region == "right" {
+		return err
+	}
+	if _, bad := acl.ParseZone(name); bad != nil {
+		return err
+	}
+	return nil
 }
 
 // weekdays are the days as policies write them, in the order of ranges.
