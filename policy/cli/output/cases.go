@@ -74,6 +74,13 @@ func (t *Test) verdicts() (out []verdict) {
 		}
 		out = append(out, v)
 	}
+	for _, g := range t.GuardTests {
+		v := verdict{suite: "rego", name: g.Name, place: g.Place, output: g.Output}
+		if !g.Passed {
+			v.failures = []item{guardTest(g)}
+		}
+		out = append(out, v)
+	}
 	// A guard that spoke is one verdict; what it only warns of, or asks for,
 	// does not fail it.
 	guards := map[string]int{}

@@ -10,6 +10,7 @@ import (
 	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/build"
 	"github.com/writmesh/writ/policy/reach"
+	"github.com/writmesh/writ/policy/rego"
 	"github.com/writmesh/writ/policy/tester"
 )
 
@@ -50,13 +51,15 @@ type Test struct {
 	Guards    []build.Finding  `json:"guards"`
 	Approvals []build.Approval `json:"approvals"`
 	Warnings  model.Problems   `json:"warnings"`
+
+	GuardTests []rego.Test `json:"guardTests,omitempty"` // of guards and generators
 }
 
 // NewTest is the report about a built policy.
 func NewTest(r *build.Result) Test {
 	return Test{
-		Passed: r.Tests.OK() && len(r.Denied()) == 0,
-		Tests:  r.Tests, Guards: full(r.Guards), Approvals: full(r.Approvals), Warnings: full(r.Policy.Warnings),
+		Passed: r.Tests.OK() && len(r.FailedGuardTests()) == 0 && len(r.Denied()) == 0,
+		Tests:  r.Tests, GuardTests: r.GuardTests, Guards: full(r.Guards), Approvals: full(r.Approvals), Warnings: full(r.Policy.Warnings),
 	}
 }
 

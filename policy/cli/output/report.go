@@ -9,6 +9,7 @@ import (
 
 	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/reach"
+	"github.com/writmesh/writ/policy/rego"
 )
 
 // A Report is what a verb found out, in the one shape that every format is
@@ -112,7 +113,7 @@ var sorts = map[string]string{
 	"test/deny":       "something is reachable that must not be",
 	"test/only":       "something is reachable by others than it should be",
 	"test/empty":      "a test asserts nothing",
-	"guard/test":      "a test of a guard fails",
+	"guard/test":      "a test of a guard or of a generator fails",
 	"coverage":        "too little is covered by tests",
 	"access/gained":   "a change gives access",
 	"access/lost":     "a change takes access",
@@ -178,6 +179,11 @@ func (t *Test) items() (out []item) {
 			out = append(out, item{id: "test/" + f.Kind, place: f.Place, also: f.Rules, text: fmt.Sprintf("%q: %s", test.Name, f.Text)})
 		}
 	}
+	for _, g := range t.GuardTests {
+		if !g.Passed {
+			out = append(out, guardTest(g))
+		}
+	}
 	for _, g := range t.Guards {
 		l, says := warningLevel, "warns"
 		if g.Deny {
@@ -189,6 +195,11 @@ func (t *Test) items() (out []item) {
 		out = append(out, item{level: warningLevel, id: "approval/" + a.Guard, place: about(a.Place, a.Rule), text: fmt.Sprintf("guard %s asks for approval by %s%s: %s", a.Guard, a.Team, ofBase(a.Base), a.Reason)})
 	}
 	return out
+}
+
+// guardTest is what a test of a guard that fails says.
+func guardTest(g rego.Test) item {
+	return item{id: "guard/test", place: g.Place, text: fmt.Sprintf("Rego test %s: %s", g.Name, g.Failure)}
 }
 
 func differenceItems(d *reach.Difference) (out []item) {

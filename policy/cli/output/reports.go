@@ -38,6 +38,27 @@ func (t *Text) Test(r Test) error {
 			t.hung(fmt.Sprintf("%s: %q: %s", f.Place, test.Name, f.Text), 2, 4)
 		}
 	}
+	failed := 0
+	for _, g := range r.GuardTests {
+		if !g.Passed {
+			failed++
+		}
+	}
+	switch n := plural(len(r.GuardTests), "Rego test", "Rego tests"); {
+	case failed > 0:
+		t.marked(bad, "%d of %s failed", failed, n)
+	case len(r.GuardTests) > 0:
+		t.marked(good, "%s", n)
+	}
+	for _, g := range r.GuardTests {
+		if g.Passed {
+			continue
+		}
+		t.hung(fmt.Sprintf("%s: %s: %s", g.Place, g.Name, g.Failure), 2, 4)
+		for _, line := range g.Output {
+			t.hung("printed at "+line, 4, 6)
+		}
+	}
 	for _, f := range r.Guards {
 		m, says := notice, "warns"
 		if f.Deny {
