@@ -90,7 +90,14 @@ func (a *admitting) session(was, is int64) {
 		if s == 0 {
 			return "as long as whoever admits decides"
 		}
-		return (time.Duration(s) * time.Second).String()
+		text := (time.Duration(s) * time.Second).String() // 12h0m0s
+		if short, ok := strings.CutSuffix(text, "m0s"); ok {
+			text = strings.TrimSuffix(short+"m", "h0m")
+			if len(text) < len(short) {
+				text += "h"
+			}
+		}
+		return text
 	}
 	if was != is {
 		a.add("session", "session", Changed, "", fmt.Sprintf("a login lasts %s; before, %s", lasts(is), lasts(was)), nil)
