@@ -3,7 +3,6 @@ package reach
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -46,9 +45,13 @@ type Change struct {
 	Causes []Cause   `json:"causes,omitempty"` // filled in by whoever knows the places
 	Sample Pair      `json:"sample"`           // one pair of nodes and a port that changes
 
-	By           string   `json:"by"`                     // "policy", or "inventory": the policy is not what changes it
-	When         []string `json:"when,omitempty"`         // hours, as Until
-	Posture      []string `json:"posture,omitempty"`      // what the source reports, as Until; any of these
+	By      string   `json:"by"`                // "policy", or "inventory": the policy is not what changes it
+	When    []string `json:"when,omitempty"`    // hours, as Until; none: whenever
+	Posture []string `json:"posture,omitempty"` // what the source reports, as Until; any of these; none: whatever
+
+	BeforeWhen    []string `json:"beforeWhen,omitempty"` // as Before
+	BeforePosture []string `json:"beforePosture,omitempty"`
+
 	Capabilities []string `json:"capabilities,omitempty"` // NAME = VALUE
 	PeopleCount  int      `json:"peopleCount"`            // of People
 	NodesCount   int      `json:"nodesCount"`             // of Nodes
@@ -80,13 +83,6 @@ func (p Pair) MarshalJSON() ([]byte, error) {
 	}{p.From, p.To, p.Target.String()})
 }
 
-// cell is what changes for one pair of nodes on one port class.
-type cell struct {
-	gained, lost acl.Verdict // zero where there is nothing of the kind
-	kept         bool
-	before       time.Time // when what is kept ended before
-}
-
 // A Side is a policy and the nodes that are admitted under it.
 type Side struct {
 	Policy    *Compiled  // nil allows nothing
@@ -98,253 +94,193 @@ func Equal(a, b *Compiled, at time.Time) *Difference {
 	return Diff(Side{Policy: a}, Side{Policy: b}, at)
 }
 
-// Diff compares two sides at a time.
-func Diff(was, is Side, at time.Time) *Difference {
-	base, head, inv := was.Policy, is.Policy, is.Inventory
-	if base == nil {
-		base = &Compiled{}
+// Diff compares two sides at a time. What changes with the inventory of head where
+// the policy stays that of base is caused by the inventory, and all else by the
+// policy.
+func Diff(base, head Side, at time.Time) *Difference {
+	d := &Difference{At: at, Inventory: head.Inventory != nil, Gained: []Change{}, Lost: []Change{}}
+	e, g, names := difference(base, head, at)
+	for _, r := range g.rectangles() {
+		e.report(d, &r, g, names)
 	}
-	if head == nil {
-		head = &Compiled{}
+	for _, list := range [][]Change{d.Gained, d.Lost} {
+		slices.SortFunc(list, compareChanges)
 	}
-	nodes := Nodes(inv, nil, base, head)
-	classes := nodeClasses(nodes, base, head)
-	ports := Classes(append(base.portSets(), head.portSets()...)...)
-	d := &Difference{At: at, Inventory: inv != nil, Gained: []Change{}, Lost: []Change{}}
-	g := &grouping{
-		nodes: nodes, classes: classes, ports: ports, names: newNamer(nodes, at, head, base),
-		gained: map[string]*rectangles{}, lost: map[string]*rectangles{},
-	}
-	subjects := func(c *Compiled) []*acl.Subject {
-		out := make([]*acl.Subject, len(classes))
-		for i, class := range classes {
-			out[i] = c.Subject(nodes[class[0]])
-		}
-		return out
-	}
-	before, after := subjects(base), subjects(head)
-	for to := range classes {
-		baseIn, headIn := selecting(base, before[to], at), selecting(head, after[to], at)
-		if len(baseIn) == 0 && len(headIn) == 0 {
-			continue
-		}
-		for from := range classes {
-			if g.meetsItself(from, to) {
-				continue
-			}
-			row := make([]cell, len(ports))
-			for i, port := range ports {
-				was := acl.Judge(baseIn, acl.Request{From: before[from], To: before[to], Target: port.Target, At: at})
-				is := acl.Judge(headIn, acl.Request{From: after[from], To: after[to], Target: port.Target, At: at})
-				row[i] = compare(was, is)
-			}
-			g.add(from, to, row)
-		}
-	}
-	d.Gained = g.changes(g.gained)
-	d.Lost = g.changes(g.lost)
-	d.Admission = admission(base, head, inv)
+	d.Admission = admission(orNothing(base.Policy), orNothing(head.Policy), head.Inventory)
 	return d
 }
 
-// selecting are the inbounds that may select a node: those that need the other
-// end stay.
-func selecting(c *Compiled, to *acl.Subject, at time.Time) (out []acl.Inbound) {
-	for _, in := range c.Inbound {
-		if in.To.Kind == acl.KindSelf || in.To.Selects(to, nil, at) {
-			out = append(out, in)
-		}
+// orNothing is a policy that is there.
+func orNothing(c *Compiled) *Compiled {
+	if c == nil {
+		return &Compiled{}
 	}
-	return out
+	return c
 }
 
-func compare(was, is acl.Verdict) cell {
-	switch {
-	case is.Allowed && !was.Allowed:
-		return cell{gained: is}
-	case was.Allowed && !is.Allowed:
-		return cell{lost: was}
-	case !is.Allowed, is.Until.Equal(was.Until):
-		return cell{}
-	case was.Until.IsZero(), !is.Until.IsZero() && is.Until.Before(was.Until):
-		before := was.Until
-		was.Until = is.Until // what is left
-		return cell{lost: was, kept: true, before: before}
-	default:
-		return cell{gained: is, kept: true, before: was.Until}
+// difference gathers what changes, in terms of classes.
+func difference(base, head Side, at time.Time) (*engine, *gatherer, *namer) {
+	was, is := orNothing(base.Policy), orNothing(head.Policy)
+	sides := []spaceSide{{was, base.Inventory}, {is, head.Inventory}}
+	if base.Inventory != head.Inventory {
+		sides = slices.Insert(sides, 1, spaceSide{was, head.Inventory})
 	}
-}
-
-// nodeClasses groups nodes that no rule of the policies tells apart, at the time
-// or later: they have the same memberships with the same ends.
-func nodeClasses(nodes []Node, policies ...*Compiled) [][]int {
-	self, byName, byUser := false, map[string]bool{}, map[string]bool{}
-	for _, c := range policies {
-		for _, s := range c.selectors() {
-			switch s.Kind {
-			case acl.KindSelf:
-				self = true
-			case acl.KindNode:
-				byName[s.Name] = true
-			case acl.KindUser:
-				byUser[s.Name] = true
-			}
-		}
+	e := newEngine(newSpace(sides, nil), nil)
+	sheets := make([]*sheet, len(sides))
+	for i := range sides {
+		sheets[i] = e.newSheet(i, at.Unix())
 	}
-	index := map[string]int{}
-	var out [][]int
-	for i, n := range nodes {
-		var k strings.Builder
-		for _, c := range policies {
-			for _, m := range c.Subject(n).Groups {
-				fmt.Fprintf(&k, "%s %d,", m.Group, m.Until.Unix())
-			}
-			k.WriteString("|")
-		}
-		fmt.Fprintf(&k, "%t %s", n.User != "", strings.Join(n.Tags, "+"))
-		if byName[n.Name] {
-			k.WriteString("|node " + n.Name)
-		}
-		if self || byUser[n.User] {
-			k.WriteString("|user " + n.User)
-		}
-		class, ok := index[k.String()]
-		if !ok {
-			class = len(out)
-			index[k.String()] = class
-			out = append(out, nil)
-		}
-		out[class] = append(out[class], i)
-	}
-	return out
+	g := e.newGatherer()
+	e.compare(sheets, g)
+	newest := slices.Clone(sheets)
+	slices.Reverse(newest)
+	return e, g, newNamer(e, newest...)
 }
 
-// A grouping gathers cells into few changes: pairs with the same ports, ends and
-// rules, then sources with the same destinations.
-type grouping struct {
-	nodes        []Node
-	classes      [][]int
-	ports        []PortClass
-	names        *namer
-	gained, lost map[string]*rectangles
-}
-
-// rectangles are the pairs that share one set of ports, ends and rules.
-type rectangles struct {
-	ports   []PortClass
-	verdict acl.Verdict
-	kept    bool
-	before  time.Time
-	rules   []string
-	to      map[int][]int // class of From → classes of To, rising
-}
-
-// add takes up the row of one pair of classes.
-func (g *grouping) add(from, to int, row []cell) {
-	g.side(g.gained, from, to, row, func(c cell) acl.Verdict { return c.gained })
-	g.side(g.lost, from, to, row, func(c cell) acl.Verdict { return c.lost })
-}
-
-func (g *grouping) side(into map[string]*rectangles, from, to int, row []cell, of func(cell) acl.Verdict) {
-	type key struct {
-		until, before int64
-		kept          bool
-	}
-	byEnd := map[key]*rectangles{}
-	var order []key
-	for i, c := range row {
-		v := of(c)
-		if !v.Allowed {
+// compare gathers what changes from the first sheet to the last.
+func (e *engine) compare(sheets []*sheet, g *gatherer) {
+	type rowsKey [3]*row
+	index := map[rowsKey]int{}
+	var rows []rowsKey
+	var dests [][]int
+	for d := range e.sp.classes {
+		var k rowsKey
+		some := false
+		for i, s := range sheets {
+			k[i] = s.row(d)
+			some = some || len(k[i].items) > 0
+		}
+		if !some || same(k[:len(sheets)]) {
 			continue
 		}
-		k := key{v.Until.Unix(), c.before.Unix(), c.kept}
-		r := byEnd[k]
-		if r == nil {
-			r = &rectangles{verdict: v, kept: c.kept, before: c.before, to: map[int][]int{}}
-			byEnd[k] = r
-			order = append(order, k)
+		i, ok := index[k]
+		if !ok {
+			i = len(rows)
+			index[k] = i
+			rows = append(rows, k)
+			dests = append(dests, nil)
 		}
-		r.ports = append(r.ports, g.ports[i])
-		if !slices.Contains(r.rules, v.Rule) {
-			r.rules = append(r.rules, v.Rule)
-		}
+		dests[i] = append(dests[i], d)
 	}
-	for _, k := range order {
-		r := byEnd[k]
-		slices.Sort(r.rules)
-		id := fmt.Sprint(k, portText(r.ports, len(g.ports)), r.rules)
-		if known := into[id]; known != nil {
-			r = known
-		} else {
-			into[id] = r
+	pieces := make([][]piece, len(rows))
+	parallel(len(rows), func(i int) { pieces[i] = e.pieces(rows[i][:len(sheets)]) })
+	for i := range rows {
+		k := rows[i][:len(sheets)]
+		g.add(dests[i], pieces[i])
+		if !slices.ContainsFunc(k, func(r *row) bool { return r.self }) {
+			continue
 		}
-		r.to[from] = append(r.to[from], to)
-	}
-}
-
-// changes names what was gathered.
-func (g *grouping) changes(in map[string]*rectangles) []Change {
-	out := []Change{}
-	for _, r := range in {
-		byTo := map[string][]int{}
-		for from, to := range r.to {
-			byTo[fmt.Sprint(to)] = append(byTo[fmt.Sprint(to)], from)
-		}
-		for _, sources := range byTo {
-			slices.Sort(sources)
-			to := r.to[sources[0]]
-			one, other := g.sample(sources[0], to[0])
-			c := Change{
-				From: g.names.name(g.set(sources)), To: g.names.name(g.set(to)),
-				Ports: portText(r.ports, len(g.ports)), Until: r.verdict.Until, Kept: r.kept, Before: r.before, Rules: r.rules,
-				Sample: Pair{one, other, r.ports[0].Target},
+		for _, d := range dests[i] {
+			for _, s := range e.sp.sharing(d) {
+				g.addOwn(int(s), d, e.piecesOf(k, int(s)))
 			}
-			c.People, c.Nodes, c.By = g.people(g.set(sources)), g.real(g.set(to)), "policy"
-			c.PeopleCount, c.NodesCount, c.SourceNodes = len(c.People), len(c.Nodes), len(g.real(g.set(sources)))
-			out = append(out, c)
 		}
 	}
-	slices.SortFunc(out, func(a, b Change) int {
-		return cmp.Or(
-			strings.Compare(strings.Join(a.To, " "), strings.Join(b.To, " ")),
-			strings.Compare(strings.Join(a.From, " "), strings.Join(b.From, " ")),
-			strings.Compare(strings.Join(a.Ports, " "), strings.Join(b.Ports, " ")),
-			a.Until.Compare(b.Until), a.Before.Compare(b.Before), slices.Compare(a.Rules, b.Rules),
-		)
-	})
-	return out
 }
 
-// people are the users among the nodes, each once.
-func (g *grouping) people(set []bool) []string {
-	out := []string{}
-	for i, n := range g.nodes {
-		if set[i] && n.User != "" && !n.Stranger {
-			out = append(out, n.User)
+// report writes a rectangle as gain, loss, or both.
+func (e *engine) report(d *Difference, r *rect, g *gatherer, names *namer) {
+	c := Change{
+		From: names.name(r.from), To: names.name(r.to), By: "policy",
+		People: names.people(r.from), Nodes: names.real(r.to),
+		SourceNodes: len(names.real(r.from)),
+	}
+	c.PeopleCount, c.NodesCount = len(c.People), len(c.Nodes)
+	if r.mid == r.is {
+		c.By = "inventory"
+	}
+	switch r.layer {
+	case otherPairs:
+		c.Owner = "other"
+	case samePairs:
+		c.Owner, c.To = "same", e.ownText(r, g, names)
+	}
+	c.Rules = e.ruleNames(r)
+	c.Ports, c.Capabilities = e.atomText(r.atoms)
+	from, to, _ := g.exists(r)
+	c.Sample = Pair{e.sp.classes[from].rep, e.sp.classes[to].rep, e.target(r.atoms)}
+	was, is := e.conds.words(r.was), e.conds.words(r.is)
+	set := func(now, before condWords) Change {
+		c := c
+		c.Until, c.When, c.Posture = now.until, now.when, now.posture
+		if c.Kept {
+			c.Before, c.BeforeWhen, c.BeforePosture = before.until, before.when, before.posture
+		}
+		return c
+	}
+	switch {
+	case r.was == never:
+		d.Gained = append(d.Gained, set(is, was))
+	case r.is == never:
+		d.Lost = append(d.Lost, set(was, is))
+	default:
+		c.Kept = true
+		both := e.conds.union(r.was, r.is)
+		if both != r.was {
+			d.Gained = append(d.Gained, set(is, was))
+		}
+		if both != r.is {
+			d.Lost = append(d.Lost, set(is, was))
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
 }
 
-// real are the nodes of the inventory among the nodes.
-func (g *grouping) real(set []bool) []string {
-	out := []string{}
-	for i, n := range g.nodes {
-		if set[i] && n.Real {
-			out = append(out, n.Name)
+// ownText describes the destinations of pairs of one user: as autogroup:self where
+// they are all nodes of each source's user.
+func (e *engine) ownText(r *rect, g *gatherer, names *namer) []string {
+	one := len(names.people(r.from)) == 1
+	for s := range r.from.each {
+		one = one && !e.sp.classes[s].many
+	}
+	if one {
+		return names.name(r.to)
+	}
+	for s := range r.from.each {
+		for _, d := range e.sp.sharing(s) {
+			if same, _ := e.sp.meets(s, int(d)); same && !r.to.has(int(d)) {
+				return names.name(r.to)
+			}
 		}
 	}
-	return out
+	return []string{"autogroup:self"}
 }
 
-// set is the nodes of classes.
-func (g *grouping) set(classes []int) []bool {
-	out := make([]bool, len(g.nodes))
-	for _, c := range classes {
-		for _, i := range g.classes[c] {
-			out[i] = true
+// ruleNames is the rule of a rectangle, if it has one.
+func (e *engine) ruleNames(r *rect) []string {
+	if r.rule < 0 {
+		return []string{}
+	}
+	return []string{e.rules[r.rule]}
+}
+
+// atomText splits atoms into words for ports and for capabilities.
+func (e *engine) atomText(atoms bitset) (ports, caps []string) {
+	var classes []PortClass
+	for i := range atoms.each {
+		if i < len(e.ports) {
+			classes = append(classes, e.ports[i])
+		} else {
+			caps = append(caps, e.caps[i-len(e.ports)])
 		}
 	}
-	return out
+	return portText(classes, len(e.ports)), caps
+}
+
+// target is one of the atoms; zero where they are capabilities only.
+func (e *engine) target(atoms bitset) acl.Target {
+	if i := atoms.first(); i >= 0 && i < len(e.ports) {
+		return e.ports[i].Target
+	}
+	return acl.Target{}
+}
+
+func compareChanges(a, b Change) int {
+	return cmp.Or(
+		strings.Compare(strings.Join(a.To, " "), strings.Join(b.To, " ")),
+		strings.Compare(strings.Join(a.From, " "), strings.Join(b.From, " ")),
+		strings.Compare(strings.Join(a.Ports, " "), strings.Join(b.Ports, " ")),
+		strings.Compare(a.Owner, b.Owner), strings.Compare(a.By, b.By),
+		a.Until.Compare(b.Until), a.Before.Compare(b.Before), slices.Compare(a.Rules, b.Rules),
+		slices.Compare(a.When, b.When), slices.Compare(a.Posture, b.Posture), slices.Compare(a.Capabilities, b.Capabilities),
+	)
 }

@@ -36,36 +36,3 @@ type Finding struct {
 	When    []string // hours in words; none: whenever
 	Posture []string // conditions on what the source reports; none: whatever it does
 }
-
-// Coverage counts what tests say something about.
-//
-// A rule is witnessed if it gives some of the access that an allow asserts, or
-// gives access to a destination, on a port, that a deny or an only is about: were
-// the rule wider, that test would fail. A cell is access from one class of ends to
-// another on one class of ports. It is witnessed if an allow asserts it, or if an
-// only is about it, which permits it.
-type Coverage struct {
-	world *World
-	asked []asked
-}
-
-type asked struct {
-	q     Question
-	allow bool
-}
-
-// A Report is what a Coverage comes to.
-type Report struct {
-	Rules, RulesWitnessed int
-	Unwitnessed           []string // rules, by name
-	Cells, CellsWitnessed uint64
-}
-
-// NewCoverage counts for the rules of the world.
-func (w *World) NewCoverage() *Coverage { return &Coverage{world: w} }
-
-// Allow counts an allow assertion that passed.
-func (c *Coverage) Allow(q Question) { c.asked = append(c.asked, asked{q, true}) }
-
-// Bound counts a deny that passed, or an only (which is Outside).
-func (c *Coverage) Bound(q Question) { c.asked = append(c.asked, asked{q, false}) }

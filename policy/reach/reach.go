@@ -46,6 +46,10 @@ type Compiled struct {
 	Session    int64        // seconds that a login lasts; zero: nobody logs in
 	Prefix4    netip.Prefix // the network's own IPv4 addresses
 
+	// Hosts are what people call prefixes. Leaves do not say; whoever knows fills it
+	// in, and answers use the names.
+	Hosts map[string]netip.Prefix
+
 	Relays       []leaf.Relay
 	Coordinators []leaf.Coordinator
 }
@@ -65,6 +69,9 @@ func Read(leaves []leaf.Leaf) (*Compiled, error) {
 			if err != nil {
 				return nil, err
 			}
+			if err := refuseSelf(l.Name, in); err != nil {
+				return nil, err
+			}
 			c.Inbound = append(c.Inbound, in)
 		case "route":
 			r, unenforced, err := leaf.DecodeRoute(l)
@@ -72,6 +79,9 @@ func Read(leaves []leaf.Leaf) (*Compiled, error) {
 				err = fmt.Errorf("leaf %s: %d grants are of another version", l.Name, unenforced)
 			}
 			if err != nil {
+				return nil, err
+			}
+			if err := refuseSelf(l.Name, r.Inbound...); err != nil {
 				return nil, err
 			}
 			c.Routes = append(c.Routes, r)
@@ -116,6 +126,20 @@ func Read(leaves []leaf.Leaf) (*Compiled, error) {
 	return c, nil
 }
 
+// refuseSelf refuses autogroup:self where the language has none, and the engine no
+// answer: anywhere but as a destination.
+func refuseSelf(name string, inbound ...acl.Inbound) error {
+	self := acl.Selector{Kind: acl.KindSelf}
+	for _, in := range inbound {
+		for _, g := range in.Grants {
+			if slices.Contains(g.From, self) || slices.Contains(g.Except, self) || slices.Contains(g.ToExcept, self) {
+				return fmt.Errorf("leaf %s: rule %q: autogroup:self is not its destination", name, g.Rule)
+			}
+		}
+	}
+	return nil
+}
+
 // A Node is a node that exists or might.
 type Node struct {
 	Name     string   `json:"name,omitempty"` // empty where imagined
@@ -123,6 +147,10 @@ type Node struct {
 	Tags     []string `json:"tags,omitempty"`
 	Stranger bool     `json:"stranger,omitempty"` // imagined: a user that the policy does not mention
 	Real     bool     `json:"real,omitempty"`     // of the inventory
+
+	Claim    string     `json:"claim,omitempty"`    // imagined: a Stranger with this claim
+	Address  netip.Addr `json:"address,omitzero"`   // not a node: an address behind one, or of an unknown one
+	Internet bool       `json:"internet,omitempty"` // not a node: what is beyond exit nodes
 }
 
 // String names a node as people do.
@@ -130,6 +158,12 @@ func (n Node) String() string {
 	switch {
 	case n.Name != "":
 		return n.Name
+	case n.Address.IsValid():
+		return n.Address.String()
+	case n.Internet:
+		return "autogroup:internet"
+	case n.Claim != "":
+		return "any other user with claim:" + n.Claim
 	case n.Stranger:
 		return "any other user"
 	case n.User != "":
@@ -149,6 +183,11 @@ const stranger = "(any other user)"
 // Subject is what the node's papers would prove under the policy.
 func (c *Compiled) Subject(n Node) *acl.Subject {
 	s := &acl.Subject{Name: n.Name, Tags: n.Tags}
+	if n.Claim != "" {
+		s.User = &acl.User{Issuer: "any", Subject: n.User, Email: n.User}
+		s.Groups = c.Principals[acl.Selector{Kind: acl.KindClaim, Name: n.Claim}]
+		return s
+	}
 	if n.User != "" {
 		s.User = &acl.User{Issuer: "any", Subject: n.User, Email: n.User}
 		s.Groups = c.Principals[acl.Selector{Kind: acl.KindUser, Name: n.User}]
@@ -220,20 +259,30 @@ func Nodes(inv *Inventory, extra []acl.Selector, policies ...*Compiled) []Node {
 	return append(out, Node{User: stranger, Stranger: true})
 }
 
-// selectors are all that the rules use.
+// selectors are all that the rules and approvals use.
 func (c *Compiled) selectors() []acl.Selector {
 	seen := map[acl.Selector]bool{}
-	for _, in := range c.Inbound {
-		seen[in.To] = true
-		for _, g := range in.Grants {
-			for _, list := range [][]acl.Selector{g.From, g.Except, g.ToExcept} {
-				for _, s := range list {
-					seen[s] = true
+	inbound := func(list []acl.Inbound) {
+		for _, in := range list {
+			seen[in.To] = true
+			for i := range in.Grants {
+				g := &in.Grants[i]
+				for _, list := range [3][]acl.Selector{g.From, g.Except, g.ToExcept} {
+					for _, s := range list {
+						seen[s] = true
+					}
 				}
 			}
 		}
 	}
-	return slices.SortedFunc(maps.Keys(seen), func(a, b acl.Selector) int { return cmp.Compare(a.String(), b.String()) })
+	inbound(c.Inbound)
+	for _, r := range c.Routes {
+		inbound(r.Inbound)
+		for _, s := range r.Via {
+			seen[s] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(seen), func(a, b acl.Selector) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
 }
 
 // Judge answers one question.

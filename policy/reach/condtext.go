@@ -1,0 +1,250 @@
+package reach
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/writmesh/writ/coordinator/acl"
+)
+
+// condWords are a condition in people's words. Where its terms differ in more than
+// one thing, when has each in full.
+type condWords struct {
+	until   time.Time // the latest end
+	when    []string  // any of these; none: whenever
+	posture []string  // any of these; none: whatever is reported
+}
+
+func (c *conds) words(id cond) (w condWords) {
+	if id == never || id == always {
+		return w
+	}
+	type alternative struct {
+		when, posture string
+		until         int64
+	}
+	var list []alternative
+	latest := int64(0)
+	for _, t := range c.terms(id) {
+		byEnd := map[int64][]span{}
+		var ends []int64
+		for _, s := range t.spans {
+			if byEnd[s.until] == nil {
+				ends = append(ends, s.until)
+			}
+			byEnd[s.until] = append(byEnd[s.until], s)
+			latest = max(latest, s.until)
+		}
+		slices.SortFunc(ends, func(a, b int64) int { return cmp.Compare(b, a) })
+		for _, end := range ends {
+			list = append(list, alternative{spanText(byEnd[end], t.zone), t.text, end})
+		}
+	}
+	w.until = moment(latest)
+	oneWhen, onePosture, oneEnd := true, true, true
+	for _, a := range list {
+		oneWhen = oneWhen && a.when == list[0].when
+		onePosture = onePosture && a.posture == list[0].posture
+		oneEnd = oneEnd && a.until == list[0].until
+	}
+	add := func(list []string, s string) []string {
+		if s == "" || slices.Contains(list, s) {
+			return list
+		}
+		return append(list, s)
+	}
+	for _, a := range list {
+		if oneEnd && (oneWhen || onePosture) {
+			w.when, w.posture = add(w.when, a.when), add(w.posture, a.posture)
+			continue
+		}
+		var parts []string
+		if a.when == "" {
+			a.when = "whenever"
+		}
+		parts = append(parts, a.when)
+		if a.posture != "" {
+			parts = append(parts, "if "+a.posture)
+		}
+		if a.until != forever {
+			parts = append(parts, "until "+Moment(moment(a.until)))
+		}
+		w.when = append(w.when, strings.Join(parts, ", "))
+	}
+	return w
+}
+
+// spanText is spans as hours; nothing for the whole week.
+func spanText(spans []span, zone string) string {
+	if zone == "" {
+		return ""
+	}
+	spans = slices.Clone(spans)
+	if n := len(spans); n > 1 && spans[0].from == 0 && spans[n-1].to == week {
+		spans[n-1].to += spans[0].to // over Saturday's midnight
+		spans = spans[1:]
+	}
+	var hours acl.Hours
+	add := func(day int, start, end int) {
+		w := acl.Window{Days: 1 << (day % 7), Start: uint16(start), End: uint16(end), Zone: zone}
+		for i := range hours {
+			if hours[i].Start == w.Start && hours[i].End == w.End {
+				hours[i].Days |= w.Days
+				return
+			}
+		}
+		hours = append(hours, w)
+	}
+	const day = 24 * 60
+	for _, s := range spans {
+		from, to := int(s.from), int(s.to)
+		if from/day != (to-1)/day && to-from < day {
+			add(from/day, from%day, to%day)
+			continue
+		}
+		for from < to {
+			end := min(to, (from/day+1)*day)
+			add(from/day, from%day, end-from/day*day)
+			from = end
+		}
+	}
+	return HoursText(hours)
+}
+
+// equal reports whether two conditions that are written differently say the same,
+// as terms of different postures or zones may: it tries every instant at which
+// their hours begin or end within a year, and every value that their postures
+// tell apart. Conditions too large for that are not equal.
+func (c *conds) equal(a, b cond) bool {
+	if a == never || b == never {
+		return false
+	}
+	x, y := c.terms(a), c.terms(b)
+	if len(x) == 1 && len(y) == 1 && x[0].zone == y[0].zone && len(x[0].posture)+len(y[0].posture) == 0 {
+		return false
+	}
+	all := slices.Concat(x, y)
+	reports := samples(all)
+	instants := moments(all)
+	const most = 1 << 18
+	if len(reports) == 0 || len(reports)*len(instants)*len(all) > most {
+		return false
+	}
+	for _, r := range reports {
+		met := make([]bool, len(all))
+		for i, t := range all {
+			met[i] = len(t.posture) == 0 || t.posture.Met(r)
+		}
+		for _, at := range instants {
+			if endOf(x, met[:len(x)], at) != endOf(y, met[len(x):], at) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// endOf is the latest end of the terms that are met at an instant.
+func endOf(terms []term, met []bool, at time.Time) (end int64) {
+	for i, t := range terms {
+		if !met[i] {
+			continue
+		}
+		minute := int16(0)
+		if t.zone != "" {
+			minute = minuteOf(at, t.zone)
+		}
+		end = max(end, endAt(t.spans, minute))
+	}
+	return end
+}
+
+// minuteOf is the minute of the week by the wall clock of a zone.
+func minuteOf(at time.Time, zone string) int16 {
+	z, err := acl.ParseZone(zone)
+	if err != nil {
+		return -1
+	}
+	local := at.In(z)
+	return int16(int(local.Weekday())*24*60 + local.Hour()*60 + local.Minute())
+}
+
+// moments are instants between which no term begins or ends, within a week where
+// one zone tells hours, and else within the year 2027.
+func moments(terms []term) (out []time.Time) {
+	zones := map[string]bool{}
+	for _, t := range terms {
+		if t.zone != "" {
+			zones[t.zone] = true
+		}
+	}
+	sunday := time.Date(2027, 1, 3, 0, 0, 0, 0, time.UTC)
+	if len(zones) == 0 {
+		return []time.Time{sunday}
+	}
+	weeks := 1
+	if len(zones) > 1 {
+		weeks = 53
+	}
+	for zone := range zones {
+		z, err := acl.ParseZone(zone)
+		if err != nil {
+			continue
+		}
+		edges := map[int16]bool{0: true}
+		for _, t := range terms {
+			if t.zone == zone {
+				for _, s := range t.spans {
+					edges[s.from], edges[s.to%week] = true, true
+				}
+			}
+		}
+		for w := range weeks {
+			for m := range edges {
+				out = append(out, time.Date(2027, 1, 3+7*w, 0, int(m), 0, 0, z))
+			}
+		}
+	}
+	return out
+}
+
+// samples are reports of which no two postures of the terms think the same, in all
+// combinations of attributes; none where there are too many.
+func samples(terms []term) []map[string]string {
+	values := map[string][]string{}
+	var attrs []string
+	for _, t := range terms {
+		for _, cond := range t.posture {
+			if values[cond.Attr] == nil {
+				attrs = append(attrs, cond.Attr)
+				values[cond.Attr] = []string{"", "(any other)", "0", "99999"}
+			}
+			for _, v := range cond.Values {
+				values[cond.Attr] = append(values[cond.Attr], v, v+".0.0.1")
+			}
+		}
+	}
+	out := []map[string]string{{}}
+	for _, attr := range attrs {
+		list := slices.Compact(slices.Sorted(slices.Values(values[attr])))
+		var next []map[string]string
+		for _, r := range out {
+			for _, v := range list {
+				with := map[string]string{}
+				for k, o := range r {
+					with[k] = o
+				}
+				if v != "" {
+					with[attr] = v
+				}
+				next = append(next, with)
+			}
+		}
+		if out = next; len(out) > 1<<12 {
+			return nil
+		}
+	}
+	return out
+}
