@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,9 @@ import (
 
 // principals are the node's, as selectors.
 func (n Node) principals() (out []acl.Selector) {
+	if n.Claim != "" {
+		return []acl.Selector{{Kind: acl.KindClaim, Name: n.Claim}}
+	}
 	if n.User != "" {
 		return []acl.Selector{{Kind: acl.KindUser, Name: n.User}}
 	}
@@ -59,8 +63,16 @@ func (t *Tracer) Causes(ch Change, gained bool) []Cause {
 	if now == nil {
 		return nil
 	}
-	from, to := ch.Sample.parties()
-	return t.causes(ch.Rules, [2]Party{from, to}, [2]Party{from, to}, ch.Sample.Target, gained)
+	then := t.base
+	if !gained {
+		then = t.head
+	}
+	is := [2]Party{now.party(ch.Sample.From, t.at), now.party(ch.Sample.To, t.at)}
+	var was [2]Party
+	if then != nil {
+		was = [2]Party{then.party(ch.Sample.From, t.at), then.party(ch.Sample.To, t.at)}
+	}
+	return t.causes(ch.Rules, is, was, ch.Sample.Target, gained)
 }
 
 // Gave finds the places that a flow's access comes from, which the head allows
@@ -144,9 +156,22 @@ func (x *Explainer) hinders(r *indexedRule, f *flow) []Step {
 	return slices.DeleteFunc(steps, func(s Step) bool { return !all[s.Text] })
 }
 
-// parties are the ends of a sample.
-func (p Pair) parties() (from, to Party) {
-	return Party{Node: p.From}, Party{Node: p.To}
+// party is an end of a sample: of an address, behind some node that forwards to
+// it under this policy.
+func (x *Explainer) party(n Node, at time.Time) Party {
+	var behind []Party
+	switch {
+	case n.Internet:
+		behind = x.exits(at)
+	case n.Address.IsValid():
+		behind = x.addresses(netip.PrefixFrom(n.Address, n.Address.BitLen()), at)
+	default:
+		return Party{Node: n}
+	}
+	if len(behind) == 0 {
+		return Party{Via: acl.Subnet, Addr: n.Address}
+	}
+	return behind[0]
 }
 
 // sameRule reports whether two rules are written to mean the same.

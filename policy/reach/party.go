@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/writmesh/writ/coordinator/acl"
@@ -46,35 +47,30 @@ type Explainer struct {
 	*Places
 	compiled  *Compiled
 	inventory *Inventory
-	admitted  map[string]*Admitted
-	nodes     []Node                 // all that exist or might
-	named     map[acl.Selector][]int // of nodes, by user, tag and name
+	admitted  func() map[string]*Admitted
+	people    func() *population     // found when it is needed: a cause needs none
 	byTo      map[acl.Selector][]int // indexes of Inbound
 	prefixes  []int                  // of Inbound, those to prefixes
 	index     ruleIndex
 }
 
+// A population is the nodes that exist or might.
+type population struct {
+	nodes []Node
+	named map[acl.Selector][]int // of nodes, by user, tag, claim and name
+}
+
 // NewExplainer prepares a policy and what it compiles to. The users and tags that
 // are asked about exist, whether or not the policy mentions them.
 func NewExplainer(p *model.Policy, c *Compiled, inv *Inventory, asked ...acl.Selector) *Explainer {
-	asked = slices.Clone(asked)
-	for _, r := range c.Routes {
-		asked = append(asked, r.Via...)
-	}
-	x := &Explainer{Places: NewPlaces(p), compiled: c, inventory: inv, nodes: Nodes(inv, asked, c), byTo: make(map[acl.Selector][]int, len(c.Inbound))}
-	if inv != nil {
-		x.admitted = byName(inv.Nodes, func(a *Admitted) string { return a.Name })
-	}
-	x.named = make(map[acl.Selector][]int, len(x.nodes))
-	for i, n := range x.nodes {
-		for _, s := range n.principals() {
-			x.named[s] = append(x.named[s], i)
+	x := &Explainer{Places: NewPlaces(p), compiled: c, inventory: inv, byTo: make(map[acl.Selector][]int, len(c.Inbound))}
+	x.people = sync.OnceValue(func() *population { return populate(c, inv, asked) })
+	x.admitted = sync.OnceValue(func() map[string]*Admitted {
+		if inv == nil {
+			return nil
 		}
-		if n.Name != "" {
-			s := acl.Selector{Kind: acl.KindNode, Name: n.Name}
-			x.named[s] = append(x.named[s], i)
-		}
-	}
+		return byName(inv.Nodes, func(a *Admitted) string { return a.Name })
+	})
 	for i, in := range c.Inbound {
 		x.byTo[in.To] = append(x.byTo[in.To], i)
 		if in.To.Kind == acl.KindPrefix {
@@ -83,6 +79,35 @@ func NewExplainer(p *model.Policy, c *Compiled, inv *Inventory, asked ...acl.Sel
 	}
 	x.index = newRuleIndex(x.Places)
 	return x
+}
+
+func populate(c *Compiled, inv *Inventory, asked []acl.Selector) *population {
+	asked = slices.Clone(asked)
+	for _, r := range c.Routes {
+		asked = append(asked, r.Via...)
+	}
+	p := &population{nodes: Nodes(inv, asked, c)}
+	var claims []string
+	for s := range c.Principals {
+		if s.Kind == acl.KindClaim {
+			claims = append(claims, s.Name)
+		}
+	}
+	slices.Sort(claims)
+	for _, claim := range claims {
+		p.nodes = append(p.nodes, Node{User: stranger, Stranger: true, Claim: claim})
+	}
+	p.named = make(map[acl.Selector][]int, len(p.nodes))
+	for i, n := range p.nodes {
+		for _, s := range n.principals() {
+			p.named[s] = append(p.named[s], i)
+		}
+		if n.Name != "" {
+			s := acl.Selector{Kind: acl.KindNode, Name: n.Name}
+			p.named[s] = append(p.named[s], i)
+		}
+	}
+	return p
 }
 
 // Parties are the ends that a selector selects at a time, the plainest first: of
@@ -99,11 +124,11 @@ func (x *Explainer) Parties(sel acl.Selector, at time.Time) []Party {
 	var out []Party
 	switch sel.Kind {
 	case acl.KindUser, acl.KindTag, acl.KindNode:
-		for _, i := range x.named[sel] {
-			out = append(out, x.own(x.nodes[i], netip.Addr{})...)
+		for _, i := range x.people().named[sel] {
+			out = append(out, x.own(x.people().nodes[i], netip.Addr{})...)
 		}
 	default:
-		for _, n := range x.nodes {
+		for _, n := range x.people().nodes {
 			sub := x.compiled.Subject(n)
 			if sel.Selects(sub, sub, at) {
 				out = append(out, x.own(n, netip.Addr{})...)
@@ -149,7 +174,7 @@ func (x *Places) resolve(sel acl.Selector) acl.Selector {
 // rules may name these.
 func (x *Explainer) own(n Node, only netip.Addr) []Party {
 	p := Party{Node: n, Addr: only}
-	a := x.admitted[n.Name]
+	a := x.admitted()[n.Name]
 	if a != nil {
 		p.Reports = a.Posture
 	}
@@ -180,8 +205,8 @@ func (x *Explainer) own(n Node, only netip.Addr) []Party {
 // tells apart, the first, behind each node that forwards to it.
 func (x *Explainer) addresses(p netip.Prefix, at time.Time) (out []Party) {
 	if own := x.policy.Network.Prefix4; own.IsValid() && own.Overlaps(p) {
-		for _, n := range x.nodes {
-			a := x.admitted[n.Name]
+		for _, n := range x.people().nodes {
+			a := x.admitted()[n.Name]
 			if a == nil {
 				continue
 			}
@@ -281,9 +306,9 @@ func last(p netip.Prefix) netip.Addr {
 // routers are the ends that an address is, behind each node that forwards to it:
 // the inventory says which nodes do, and without one every node that may.
 func (x *Explainer) routers(addr netip.Addr, at time.Time) (out []Party) {
-	for _, n := range x.nodes {
+	for _, n := range x.people().nodes {
 		p := Party{Node: n, Via: acl.Subnet, Addr: addr}
-		switch a := x.admitted[n.Name]; {
+		switch a := x.admitted()[n.Name]; {
 		case a != nil:
 			p.Reports = a.Posture
 			if !x.forwards(n, a, at, func(q netip.Prefix) bool { return q.Bits() > 0 && q.Contains(addr) }) {
@@ -299,9 +324,9 @@ func (x *Explainer) routers(addr netip.Addr, at time.Time) (out []Party) {
 
 // exits are the internet behind each exit node.
 func (x *Explainer) exits(at time.Time) (out []Party) {
-	for _, n := range x.nodes {
+	for _, n := range x.people().nodes {
 		p := Party{Node: n, Via: acl.Exit, Addr: anyPublic}
-		switch a := x.admitted[n.Name]; {
+		switch a := x.admitted()[n.Name]; {
 		case a != nil:
 			p.Reports = a.Posture
 			if !x.forwards(n, a, at, func(q netip.Prefix) bool { return q.Bits() == 0 }) {
