@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# examples.sh runs `policy test` on every policy repository under examples/.
+# examples.sh runs `policy test` on every policy repository under examples/: those
+# that lie there, and one for each construct of the language.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 shopt -s nullglob
 run=0 failed=()
-for dir in examples/*/; do
+for dir in examples/*/ examples/language/*/; do
 	if [ -z "$(find "$dir" -maxdepth 1 -name '*.cue' -print -quit)" ]; then continue; fi
 	run=$((run + 1))
 	echo "== ${dir%/}"
