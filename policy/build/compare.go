@@ -30,9 +30,11 @@ func CompareSides(base, head *Result, was, is *reach.Inventory) *reach.Differenc
 	t := reach.NewTracer(written, head.Policy, before, after, head.At)
 	for i := range d.Gained {
 		d.Gained[i].Causes = t.Causes(d.Gained[i], true)
+		withOrigins(&d.Gained[i], head.Policy, false)
 	}
 	for i := range d.Lost {
 		d.Lost[i].Causes = t.Causes(d.Lost[i], false)
+		withOrigins(&d.Lost[i], written, true)
 	}
 	admission(d, base, head, is)
 	blame(d, base, head)

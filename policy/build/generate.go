@@ -3,10 +3,13 @@ package build
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/writmesh/writ/cue/model"
+	"github.com/writmesh/writ/policy/reach"
 	"github.com/writmesh/writ/policy/rego"
 	"github.com/writmesh/writ/policy/sandbox"
 )
@@ -55,4 +58,33 @@ func (r *Result) FailedGuardTests() (out []rego.Test) {
 		}
 	}
 	return out
+}
+
+// maxOrigins is how many places a cause lists of what a rule is computed from.
+const maxOrigins = 4
+
+// withOrigins adds to the causes of a change the places of what its computed
+// rules are made of, where the rule itself is a cause. Base says that the rules
+// are the old policy's.
+func withOrigins(c *reach.Change, p *model.Policy, base bool) {
+	if p == nil {
+		return
+	}
+	text := func(at model.Place) string { return fmt.Sprintf("%s:%d", at.File, at.Line) }
+	for _, name := range c.Rules {
+		i, ok := slices.BinarySearchFunc(p.Rules, name, func(r model.Rule, n string) int { return strings.Compare(r.Name, n) })
+		if !ok || len(p.Rules[i].Origin) == 0 {
+			continue
+		}
+		rule := p.Rules[i]
+		if !slices.ContainsFunc(c.Causes, func(k reach.Cause) bool { return k.Base == base && k.Place == text(rule.Place) }) {
+			continue
+		}
+		for _, at := range rule.Origin[:min(len(rule.Origin), maxOrigins)] {
+			k := reach.Cause{Place: text(at), What: "rule " + name + " is computed from it", Base: base}
+			if !slices.ContainsFunc(c.Causes, func(o reach.Cause) bool { return o.Place == k.Place && o.Base == base }) {
+				c.Causes = append(c.Causes, k)
+			}
+		}
+	}
 }

@@ -46,8 +46,19 @@ rules: "ping-accounting": {from: ["group:accounting"], to: ["tag:accounting"], a
 	if len(d.Gained) != 1 || !slices.Equal(d.Gained[0].Rules, []string{"ping-accounting"}) || len(d.Lost) != 0 {
 		t.Fatalf("got difference %+v, want what ping-accounting gives", d)
 	}
-	if !slices.ContainsFunc(d.Gained[0].Causes, func(c reach.Cause) bool { return c.Place == "generate/pings.rego:3" }) {
-		t.Errorf("got causes %+v, want generate/pings.rego:3 among them", d.Gained[0].Causes)
+	causes := []reach.Cause{
+		{Place: "generate/pings.rego:3", What: "rule ping-accounting"},
+		{Place: "groups.cue:12", What: "rule ping-accounting is computed from it"},
+	}
+	if !slices.Equal(d.Gained[0].Causes, causes) {
+		t.Errorf("got causes %+v, want %+v", d.Gained[0].Causes, causes)
+	}
+	if lost := build.Compare(got, plain, nil).Lost; len(lost) != 1 || len(lost[0].Causes) != 2 || !lost[0].Causes[1].Base || lost[0].Causes[1].Place != "groups.cue:12" {
+		t.Errorf("taken away: got %+v, want the same places, of the base", lost)
+	}
+	o := got.Origins(nil).Rules["ping-accounting"]
+	if o.Place != "generate/pings.rego:3" || !slices.Equal(o.From, []string{"groups.cue:12"}) {
+		t.Errorf("got origin %+v, want generate/pings.rego:3 from groups.cue:12", o)
 	}
 }
 

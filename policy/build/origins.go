@@ -18,10 +18,11 @@ type Origins struct {
 // An Origin is where a rule stands, and the commit that last changed what it
 // compiles to.
 type Origin struct {
-	Place  string `json:"place"` // file:line
-	Commit string `json:"commit,omitempty"`
-	Author string `json:"author,omitempty"`
-	Grants string `json:"grants"` // what it compiles to, to be compared
+	Place  string   `json:"place"` // file:line
+	Commit string   `json:"commit,omitempty"`
+	Author string   `json:"author,omitempty"`
+	From   []string `json:"from,omitempty"` // file:line of what a computed rule is made of
+	Grants string   `json:"grants"`         // what it compiles to, to be compared
 }
 
 // Origins are the origins of the result's rules; those that compile to the same
@@ -41,6 +42,9 @@ func (r *Result) Origins(before *Origins) *Origins {
 	for _, rule := range r.Policy.Rules {
 		slices.Sort(grants[rule.Name])
 		o := Origin{Place: fmt.Sprintf("%s:%d", rule.Place.File, rule.Place.Line), Grants: fmt.Sprint(grants[rule.Name])}
+		for _, at := range rule.Origin {
+			o.From = append(o.From, fmt.Sprintf("%s:%d", at.File, at.Line))
+		}
 		if c := r.Tree.Commit; c != nil {
 			o.Commit, o.Author = c.Hash, c.Email
 		}
