@@ -34,6 +34,7 @@ type program struct {
 	Who     whoCmd     `cmd:"" help:"Say who reaches something."`
 	What    whatCmd    `cmd:"" help:"Say what somebody reaches."`
 	Blame   blameCmd   `cmd:"" help:"Say which commit gave access."`
+	Lint    lintCmd    `cmd:"" help:"Say what in a policy should be looked at."`
 	Fmt     fmtCmd     `cmd:"" help:"Format CUE and Rego."`
 	Build   buildCmd   `cmd:"" help:"Print what a policy compiles to."`
 	Filters filtersCmd `cmd:"" help:"Print what each node of an inventory lets in."`
