@@ -9,13 +9,19 @@
 //	policy test [DIR]                   run the policy's tests and guards
 //	policy diff BASE HEAD               say who gains and who loses access
 //	policy why FROM TO PORT             say which rule allows, or what is missing
+//	policy who TO [PORT]                say who reaches something
+//	policy what FROM [PORT]             say what somebody reaches
+//	policy blame TO PORT [FROM]         say which commit gave access
+//	policy lint [DIR]                   say what should be looked at
+//	policy fmt [DIR]                    format CUE and Rego
 //	policy build [DIR]                  print what a policy compiles to
 //	policy verify FILE...               say what signed documents are, and who signed
 //	policy keys new KIND, keys show     make keys, and print their public halves
 //	policy root init, root show         make a network's root document, and print it
 //
 // Each verb explains itself: policy VERB --help. A policy is read from a
-// directory, or with --rev from a Git revision, without a checkout. CUE and Rego
+// directory, or with --rev from a Git revision, without a checkout; why, who, what
+// and blame take --at, a revision or a time. CUE and Rego
 // are evaluated in a child process that has no network, no files and bounded
 // memory and time.
 //

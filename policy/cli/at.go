@@ -21,7 +21,7 @@ type asked struct {
 // atHelp explains --at; it ends the first part of a verb's help.
 const atHelp = `
 
-Without --at the files in DIR are asked, as of now. --at REV asks a revision, as of when it was committed. --at TIME, in RFC 3339, asks the newest commit on HEAD's main line that is not younger, as of that time: which memberships, rules and hours had ended or begun.`
+Without --at the files in DIR are asked, as of now. --at REV asks a revision, as of when it was committed. --at TIME, in RFC 3339, asks what stood then: the newest commit on HEAD's main line that was made by that time, judged at that time, with the hours, memberships and rules that had begun or ended.`
 
 // A view is a policy that is built, and what questions about it need.
 type view struct {
