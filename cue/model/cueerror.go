@@ -98,6 +98,11 @@ func humanMessage(path []string, text string, own bool) string {
 		return fmt.Sprintf("field %s%s is not allowed by a definition of this policy", quoteName(path[len(path)-1]), inPath(path[:len(path)-1]))
 	case text == "field not allowed" && len(path) > 0:
 		return fmt.Sprintf("unknown field %s%s", quoteName(path[len(path)-1]), inPath(path[:len(path)-1]))
+	case !own && strings.Contains(text, "(mismatched types "):
+		if s := policyShape().at(path); s != nil {
+			return pathText(path) + ": want " + s.want()
+		}
+		return pathText(path) + ": " + text
 	case strings.HasPrefix(text, "incomplete value "):
 		return fmt.Sprintf("%s: no definite value (%s)", pathText(path), strings.TrimPrefix(text, "incomplete value "))
 	case len(path) == 0:

@@ -125,11 +125,18 @@ func TestShape(t *testing.T) {
 }
 
 // TestUnenforcedIsNotInTheSchema holds that a construct is either enforced or
-// refused by name.
+// refused by name, and that nothing is misplaced where it belongs.
 func TestUnenforcedIsNotInTheSchema(t *testing.T) {
+	var paths [][]string
 	for _, u := range unenforced {
+		paths = append(paths, u.path)
+	}
+	for _, m := range misplaced {
+		paths = append(paths, m.path)
+	}
+	for _, path := range paths {
 		at := []*shape{policyShape()}
-		for _, label := range u.path {
+		for _, label := range path {
 			var next []*shape
 			for _, s := range at {
 				switch {
@@ -152,7 +159,7 @@ func TestUnenforcedIsNotInTheSchema(t *testing.T) {
 			at = next
 		}
 		if len(at) > 0 {
-			t.Errorf("%v is in the schema", u.path)
+			t.Errorf("%v is in the schema", path)
 		}
 	}
 }

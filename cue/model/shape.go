@@ -101,6 +101,23 @@ func (s *shape) want() string {
 	return strings.Join(names, " or ")
 }
 
+// at is the shape of what is at path, nil where the schema has nothing.
+func (s *shape) at(path []string) *shape {
+	for _, label := range path {
+		switch f := s.fields[label]; {
+		case f != nil:
+			s = f
+		case s.any != nil:
+			s = s.any
+		case s.elem != nil:
+			s = s.elem
+		default:
+			return nil
+		}
+	}
+	return s
+}
+
 // A checker compares values with shapes. It is told nothing of meaning.
 type checker struct {
 	whole    bool // whether a value that is not there is a problem, or CUE's to tell
@@ -169,7 +186,9 @@ func unknownField(path []string, s *shape) (message, near string) {
 	if why := notEnforced(path); why != "" {
 		return fmt.Sprintf("%s is not enforced by this version: %s", pathText(path), why), ""
 	}
-	near = nearest(name, slices.Collect(maps.Keys(s.fields)))
+	if instead(path) == "" {
+		near = nearest(name, slices.Collect(maps.Keys(s.fields)))
+	}
 	return fmt.Sprintf("unknown field %s%s%s", quoteName(name), inPath(path[:len(path)-1]), didYouMean(near)), near
 }
 
