@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"github.com/writmesh/writ/policy/build"
-	"github.com/writmesh/writ/policy/cli/output"
 	"github.com/writmesh/writ/policy/filters"
 )
 
@@ -44,5 +43,5 @@ func (c filtersCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	return output.JSON(e.stdout, filters.Of(r.Compiled, inv, r.At))
+	return filters.Of(r.Compiled, inv, r.At).Print(e.stdout)
 }

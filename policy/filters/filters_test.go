@@ -1,6 +1,7 @@
 package filters
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -155,7 +156,7 @@ type end struct {
 // with acl.Judge, which is given the subjects, and routes as acl.Route approves
 // them.
 func TestFiltersAreWhatACLSays(t *testing.T) {
-	const worlds = 300
+	const worlds = 500
 	allowed := 0
 	for seed := range uint64(worlds) {
 		r := random{rand.New(rand.NewPCG(seed, 7))}
@@ -358,5 +359,13 @@ func TestReport(t *testing.T) {
 		`"web":{"filter":[],"peers":["db"]}}}`
 	if string(got) != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	// Printed, it is the same JSON.
+	var printed, compact bytes.Buffer
+	if err := r.Print(&printed); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Compact(&compact, printed.Bytes()); err != nil || compact.String() != want {
+		t.Errorf("printed: got\n%s\nwant\n%s (%v)", compact.String(), want, err)
 	}
 }

@@ -226,7 +226,7 @@ func (d *draft) files(notCarried map[string][]string) ([]File, error) {
 func (d *draft) network(w *writer) {
 	w.f("network: {\n\tname:   %s\n\tdomain: %s\n", quote(d.name), quote(d.domain))
 	if d.literal {
-		w.f("\n\t// Rules and tests name addresses inside the network's own prefix.\n\tliteralAddresses: true\n")
+		w.f("\n\t// The policy comes from elsewhere: an address means whichever node has it, and\n\t// routes may have been approved by hand.\n\tliteralAddresses: true\n")
 	}
 	w.f("}\n")
 }

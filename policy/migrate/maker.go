@@ -96,9 +96,9 @@ func (t *maker) add(r rule, name string) {
 	t.draft.rules = append(t.draft.rules, r)
 }
 
-// addTest names a test: by its comment's first line, or its source.
-func (t *maker) addTest(x test, src string, comments []string) {
-	x.name = clean(src)
+// addTest names a test by its comment's first line, if it is short.
+func (t *maker) addTest(x test, name string, comments []string) {
+	x.name = clean(name)
 	if len(comments) > 0 && comments[0] != "" && len(comments[0]) <= maxTitle {
 		x.name = strings.TrimRight(comments[0], ".:")
 	}

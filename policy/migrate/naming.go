@@ -42,6 +42,7 @@ func short(list []string) string {
 	if len(list) == 0 {
 		return "nobody"
 	}
+	list = families(list)
 	one := list[0]
 	kind, name, _ := strings.Cut(one, ":")
 	switch {
@@ -61,10 +62,19 @@ func short(list []string) string {
 		}
 		return more(name, list)
 	}
-	if s := slug(name); s != "" && !strings.Contains(name, "/") {
-		name = s
+	return more(slug(name), list)
+}
+
+// families are the selectors with the hosts of one ipset as one.
+func families(list []string) []string {
+	var out []string
+	for _, s := range list {
+		if i := strings.LastIndexByte(s, '/'); i >= 0 && strings.HasPrefix(s, "host:") {
+			s = s[:i]
+		}
+		out = appendNew(out, s)
 	}
-	return more(name, list)
+	return out
 }
 
 func more(name string, list []string) string {

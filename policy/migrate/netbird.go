@@ -394,19 +394,17 @@ func (n *netbird) sourcePostures(list, v *value, what string) ([]string, bool) {
 		n.unfitting(fileRules, v.place, "write one posture that says them all", "%s: several posture checks at once", what)
 		return nil, false
 	}
-	for _, id := range ids {
-		names, there := n.postures[id]
-		switch {
-		case !there:
-			n.bad(v.place, "GET /api/posture-checks", "%s: no posture check has the id %q", what, id)
-			return nil, false
-		case len(names) == 0:
-			n.unfitting(fileRules, v.place, "", "%s: its posture check", what)
-			return nil, false
-		}
-		return names, true
+	if len(ids) == 0 {
+		return nil, true
 	}
-	return nil, true
+	names, there := n.postures[ids[0]]
+	switch {
+	case !there:
+		n.bad(v.place, "GET /api/posture-checks", "%s: no posture check has the id %q", what, ids[0])
+	case len(names) == 0:
+		n.unfitting(fileRules, v.place, "", "%s: its posture check", what)
+	}
+	return names, len(names) > 0
 }
 
 func (n *netbird) rule(r, policy *value, what, name string, postures []string, sayable bool) {

@@ -48,7 +48,20 @@ type entry struct {
 	posture []string
 }
 
-// read reads the fields of an entry, by the names in known; false where it is not
+// comments are those at the entry and in it, but at its destinations.
+func (e *entry) comments() []string {
+	out := slices.Clone(e.value.comments)
+	for _, m := range e.value.members {
+		if !strings.EqualFold(m.name, "dst") && !strings.EqualFold(m.name, "ports") {
+			out = append(out, m.value.all()...)
+			continue
+		}
+		out = append(append(out, m.value.comments...), m.value.inside...)
+	}
+	return append(out, e.value.inside...)
+}
+
+// entryOf reads the fields of an entry, by the names in known; false where it is not
 // an object.
 func (t *tailscale) entryOf(v *value, what string, known ...string) (*entry, bool) {
 	if v.kind != '{' {
@@ -176,6 +189,7 @@ func (t *tailscale) acl(v *value, what string) {
 			parts = append(parts, &rule{allow: tidy(allow)})
 		}
 		parts[i].to = appendNew(parts[i].to, to...)
+		parts[i].comments = append(parts[i].comments, d.all()...)
 	}
 	t.rules(e, parts)
 }
@@ -242,6 +256,7 @@ func (t *tailscale) grant(v *value, what string) {
 		case d.str == "autogroup:self":
 			if t.self(e, d.place, false) {
 				own.to = to
+				own.comments = append(own.comments, d.all()...)
 			}
 		case d.str == "autogroup:internet" && len(caps) > 0:
 			t.bad(d.place, "", "%s: app is not for autogroup:internet", what)
@@ -252,6 +267,7 @@ func (t *tailscale) grant(v *value, what string) {
 				to = everySource // applications run on nodes
 			}
 			plain.to = appendNew(plain.to, to...)
+			plain.comments = append(plain.comments, d.all()...)
 		}
 	}
 	var parts []*rule
@@ -339,7 +355,7 @@ func (t *tailscale) rules(e *entry, parts []*rule) {
 		}
 		return
 	}
-	comments := e.value.all()
+	comments := e.comments()
 	for i, r := range parts {
 		r.from, r.posture = e.from, e.posture
 		if slices.Equal(r.to, []string{"autogroup:self"}) && slices.Contains(r.from, "*") {
@@ -348,10 +364,10 @@ func (t *tailscale) rules(e *entry, parts []*rule) {
 		if slices.Contains(r.allow, "service:"+anyPort) {
 			t.anyPort = true
 		}
+		r.why = why(append(slices.Clone(comments), r.comments...))
 		if i == 0 {
-			r.comments = comments
+			r.comments = append(slices.Clone(comments), r.comments...)
 		}
-		r.why = why(comments)
 		name := titled(e.value.comments)
 		switch {
 		case name == "":

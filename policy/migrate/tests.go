@@ -79,7 +79,26 @@ func (t *tailscale) test(v *value, what string) {
 	if lost || len(out.allow)+len(out.deny) == 0 {
 		return
 	}
-	t.addTest(out, src.str, v.comments)
+	t.addTest(out, told(src.str, accept, deny), v.comments)
+}
+
+// told says in words what a test says.
+func told(src string, accept, deny *value) string {
+	list, verb := accept, " reaches "
+	if accept.empty() {
+		list, verb = deny, " does not reach "
+	}
+	if list.empty() || list.kind != '[' {
+		return src
+	}
+	host, _, err := hostPort(list.items[0].str)
+	if err != nil {
+		return src
+	}
+	if n := len(list.items); n > 1 {
+		host += fmt.Sprintf(" and %d more", n-1)
+	}
+	return src + verb + host
 }
 
 // testDestination reads where a test goes: one address, or what one name selects,

@@ -13,6 +13,7 @@ import (
 type runner struct {
 	world       *reach.World
 	rules       map[string]model.Place
+	users       map[string]bool // who exist; nil: anybody may
 	assumptions []string
 	test        Test // under way
 }
@@ -24,6 +25,12 @@ func (r *runner) assert(a assertion) {
 	if a.err != nil {
 		r.fail(Failure{Place: a.place, Kind: a.kind, Text: a.err.Error()})
 		return
+	}
+	for _, ref := range slices.Concat(a.from, a.to) {
+		if u := ref.Selector; u.Kind == acl.KindUser && r.users != nil && !r.users[u.Name] {
+			r.fail(Failure{Place: ref.Place, Kind: a.kind, Text: fmt.Sprintf("the inventory has no user %s", u)})
+			return
+		}
 	}
 	from, to := r.world.Ends(a.q)
 	if from == 0 && a.kind != "only" && !a.allowEmpty {

@@ -70,7 +70,7 @@ type Failure struct {
 
 // Run runs all tests of a policy at a time.
 func Run(p *model.Policy, c *reach.Compiled, inv *reach.Inventory, at time.Time) *Result {
-	r := &runner{rules: map[string]model.Place{}}
+	r := &runner{rules: map[string]model.Place{}, users: known(p, inv)}
 	for _, rule := range p.Rules {
 		r.rules[rule.Name] = rule.Place
 	}
@@ -94,6 +94,23 @@ func Run(p *model.Policy, c *reach.Compiled, inv *reach.Inventory, at time.Time)
 	slices.Sort(r.assumptions)
 	out.Assumptions = slices.Compact(r.assumptions)
 	return out
+}
+
+// known are the users that the inventory lists, for a policy that comes from
+// elsewhere: there, a test about a user who does not exist is at fault. Nil means
+// that anybody may be.
+func known(p *model.Policy, inv *reach.Inventory) map[string]bool {
+	if !p.Network.LiteralAddresses || inv == nil || len(inv.Users) == 0 {
+		return nil
+	}
+	users := map[string]bool{}
+	for _, u := range inv.Users {
+		users[u.Email] = true
+	}
+	for _, n := range inv.Nodes {
+		users[n.User] = true
+	}
+	return users
 }
 
 // An assertion is one of a test, as a question.
