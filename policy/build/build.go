@@ -121,7 +121,11 @@ func Build(ctx context.Context, req Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Tests = tester.Run(r.Policy, r.Compiled, req.Inventory, r.At)
+	run := tester.Run
+	if req.Coverage {
+		run = tester.Cover
+	}
+	r.Tests = run(r.Policy, r.Compiled, req.Inventory, r.At)
 	if err := r.testRego(ctx, child); err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func TestMembershipUntilIsTheDifference(t *testing.T) {
 		Until: time.Date(2099, 11, 30, 23, 59, 0, 0, time.UTC), Rules: []string{"accounting-web"},
 		People: []string{"bob@acme.example"}, Nodes: []string{},
 		Causes: []reach.Cause{{Place: "groups.cue:4", What: "bob@acme.example is in group:accounting until 2099-11-30 23:59 UTC"}},
-		By: "policy", PeopleCount: 1,
+		By:     "policy", PeopleCount: 1,
 	}}
 	ignore := cmpopts.IgnoreFields(reach.Change{}, "Sample")
 	if d := cmp.Diff(want, head.Difference.Gained, ignore); d != "" {

@@ -12,7 +12,9 @@ import (
 	"github.com/writmesh/writ/policy/source"
 )
 
-const diffHelp = `Says who gains and who loses access between two policies, over every node that exists or might: on which ports, until when, and by which line of the policy. Then who is let in or put out, and what else changes about whom the network trusts: pins, enrolment, revoked nodes, administrators, relays, coordinators, guards. Each of BASE and HEAD is a directory, or else a revision of the Git repository in the current directory. BASE..HEAD is the same as BASE HEAD; BASE...HEAD compares HEAD with what it branched off from BASE.
+const diffHelp = `Says who gains and who loses access between two policies, over every node that exists or might: on which ports, until when, and by which line of the policy. Then who is let in or put out, and what else changes about whom the network trusts: pins, enrolment, identity providers, sessions, revoked nodes, administrators, routes and exit nodes, relays, coordinators, guards. Each of BASE and HEAD is a directory, or else a revision of the Git repository in the current directory. BASE..HEAD is the same as BASE HEAD; BASE...HEAD compares HEAD with what it branched off from BASE.
+
+Both are judged at the time of HEAD's commit, now for a directory, or --at TIME. With --inventory nodes are counted that are admitted; with --base-inventory, which says who was admitted before, a change tells whether the policy makes it or the inventory.
 
 Exit codes: 0 nothing changes, 1 something does, 2 could not tell.
 
@@ -22,17 +24,18 @@ Example:
 `
 
 type diffCmd struct {
-	Base      string `arg:"" help:"A directory or a revision; or BASE..HEAD."`
-	Head      string `arg:"" optional:"" help:"A directory or a revision."`
-	Inventory string `placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
-	HTML      string `name:"html" placeholder:"FILE" help:"Write a page with maps of the access before and after to FILE, too: --write html=FILE."`
+	Base string `arg:"" help:"A directory or a revision; or BASE..HEAD."`
+	Head string `arg:"" optional:"" help:"A directory or a revision."`
+	At   string `placeholder:"TIME" help:"Judge at this time: 2026-11-22T10:00:00Z."`
+	HTML string `name:"html" placeholder:"FILE" help:"Write a page with maps of the access before and after to FILE, too: --write html=FILE."`
+	inventories
 	formats
 }
 
 func (diffCmd) Help() string { return diffHelp }
 
 func (c diffCmd) Run(e *env) error {
-	inv, err := readInventory(c.Inventory)
+	was, is, err := c.inventories.read()
 	if err != nil {
 		return err
 	}
@@ -40,6 +43,10 @@ func (c diffCmd) Run(e *env) error {
 		c.Write = append(c.Write, "html="+c.HTML)
 	}
 	if _, err := c.check(); err != nil {
+		return err
+	}
+	at, err := parseAt(c.At)
+	if err != nil {
 		return err
 	}
 	trees, err := c.trees()
@@ -50,13 +57,13 @@ func (c diffCmd) Run(e *env) error {
 	var origins [2]output.Origin
 	for i, tree := range trees {
 		origins[i] = origin(c.place(tree), tree)
-		if built[i], err = build.Check(e.ctx, build.Request{Tree: tree}); err != nil {
+		if built[i], err = build.Check(e.ctx, build.Request{Tree: tree, At: at}); err != nil {
 			return c.unknown(e, "diff", origins[i], fmt.Errorf("%s does not load: %w", tree.Label, err))
 		}
 	}
-	d := build.Compare(built[0], built[1], inv)
+	d := build.CompareSides(built[0], built[1], was, is)
 	return c.report(e, &output.Report{Verb: "diff", Difference: d, Base: origins[0], Head: origins[1],
-		Maps: c.maps(reach.Side{Policy: built[0].Compiled, Inventory: inv}, reach.Side{Policy: built[1].Compiled, Inventory: inv}, d.At)})
+		Maps: c.maps(reach.Side{Policy: built[0].Compiled, Inventory: was}, reach.Side{Policy: built[1].Compiled, Inventory: is}, d.At)})
 }
 
 // place is the directory that a tree was read from: itself, or the current one

@@ -12,7 +12,11 @@ const testHelp = `Runs the tests that the policy in DIR keeps beside its rules, 
 
 Guards judge the difference to the revision named by --base, and that revision's guards run too: a change cannot delete the guard that forbids it. Without --base all access counts as gained.
 
-Exit codes: 0 all tests pass and no guard denies (warnings, and approvals that guards ask for, are printed), 1 a test fails or a guard denies, 2 could not tell, as when the policy does not load.
+With --coverage it is said which rules the tests bear witness to: those that give some of what an allow asserts, or reach what a deny or an only is about. --coverage-threshold fails when fewer percent of the rules are.
+
+Hours and ends are judged at the time of the commit, now for files, or --at TIME, but for tests that name their own.
+
+Exit codes: 0 all tests pass and no guard denies (warnings, and approvals that guards ask for, are printed), 1 a test fails, also one of guards, a guard denies, or too little is covered, 2 could not tell, as when the policy does not load.
 
 Example:
 
@@ -23,21 +27,30 @@ type testCmd struct {
 	Dir       string `arg:"" optional:"" default:"." help:"Directory of the policy (the current one)."`
 	Rev       string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
 	Base      string `placeholder:"REV" help:"Judge the difference to this revision of the repository that DIR is in."`
-	Inventory string `placeholder:"FILE" help:"Count the nodes of this inventory, too (\"sync inventory\" prints one)."`
+	At        string `placeholder:"TIME" help:"Judge at this time: 2026-11-22T10:00:00Z."`
+	Coverage  bool   `help:"Say which rules the tests bear witness to."`
+	Threshold int    `name:"coverage-threshold" placeholder:"PERCENT" help:"Fail when the tests bear witness to fewer percent of the rules; with --coverage."`
+	inventories
 	formats
 }
 
 func (testCmd) Help() string { return testHelp }
 
 func (c testCmd) Run(e *env) error {
-	inv, err := readInventory(c.Inventory)
-	if err != nil {
+	req := build.Request{Coverage: c.Coverage || c.Threshold > 0}
+	var err error
+	if req.BaseInventory, req.Inventory, err = c.inventories.read(); err != nil {
 		return err
 	}
 	if _, err := c.check(); err != nil {
 		return err
 	}
-	req := build.Request{Inventory: inv}
+	if c.Threshold < 0 || c.Threshold > 100 {
+		return fmt.Errorf("--coverage-threshold %d: want a percentage", c.Threshold)
+	}
+	if req.At, err = parseAt(c.At); err != nil {
+		return err
+	}
 	var base, head output.Origin
 	if c.Base != "" {
 		tree, err := readTree(c.Dir, c.Base)
@@ -58,10 +71,11 @@ func (c testCmd) Run(e *env) error {
 		return c.unknown(e, "test", head, err)
 	}
 	report := output.NewTest(r)
+	report.Cover(r, c.Threshold)
 	out := &output.Report{Verb: "test", Test: &report, Base: base, Head: head}
 	if req.Base != nil {
 		out.Difference = r.Difference
-		out.Maps = c.maps(reach.Side{Policy: req.Base.Compiled, Inventory: inv}, reach.Side{Policy: r.Compiled, Inventory: inv}, r.At)
+		out.Maps = c.maps(reach.Side{Policy: req.Base.Compiled, Inventory: req.BaseInventory}, reach.Side{Policy: r.Compiled, Inventory: req.Inventory}, r.At)
 	}
 	return c.report(e, out)
 }

@@ -14,6 +14,7 @@ type runner struct {
 	world       *reach.World
 	rules       map[string]model.Place
 	users       map[string]bool // who exist; nil: anybody may
+	coverage    *reach.Coverage // nil where it is not asked for
 	assumptions []string
 	test        Test // under way
 }
@@ -41,9 +42,15 @@ func (r *runner) assert(a assertion) {
 		r.empty(a, a.to)
 		return
 	}
+	failures := len(r.test.Failures)
 	if a.kind == "allow" {
-		for _, f := range r.world.Missing(a.q) {
-			r.missing(a, f)
+		missing := r.world.Missing(a.q)
+		partly := ""
+		if len(missing) > 0 {
+			partly = r.partly(a)
+		}
+		for _, f := range missing {
+			r.missing(a, f, partly)
 		}
 	} else {
 		for _, f := range r.world.Reachable(a.q) {
@@ -51,6 +58,14 @@ func (r *runner) assert(a assertion) {
 		}
 	}
 	r.assumptions = append(r.assumptions, r.world.Assumptions(a.q)...)
+	if r.coverage == nil || len(r.test.Failures) > failures {
+		return
+	}
+	if a.kind == "allow" {
+		r.coverage.Allow(a.q)
+	} else {
+		r.coverage.Bound(a.q)
+	}
 }
 
 // empty fails an assertion about ends of which there are none.
@@ -72,10 +87,41 @@ func isNode(s acl.Selector) bool {
 	return s.Kind != acl.KindPrefix && s.Kind != acl.KindHost && s.Kind != acl.KindInternet
 }
 
+// partly says what of an allow that fails is given at some hours, or to sources
+// that report something: what the author of the test may have had in mind.
+func (r *runner) partly(a assertion) string {
+	q := a.q
+	q.Posture, q.Fixed = nil, false
+	for _, f := range r.world.Reachable(q) {
+		if len(f.When)+len(f.Posture) == 0 {
+			continue
+		}
+		text := "; " + people(f) + " would" + which(f, a.to) + ", on " + join(f.Ports) + conditions(f)
+		by, _ := r.by(f.Rules)
+		return text + by
+	}
+	return ""
+}
+
+// by names rules with their places.
+func (r *runner) by(rules []string) (text string, places []model.Place) {
+	lead := ", by "
+	for _, name := range rules {
+		p, ok := r.rules[name]
+		if !ok {
+			continue
+		}
+		places = append(places, p)
+		text += fmt.Sprintf("%s%s:%d %q", lead, p.File, p.Line, name)
+		lead = " and "
+	}
+	return text, places
+}
+
 // missing fails an allow.
-func (r *runner) missing(a assertion, f reach.Finding) {
+func (r *runner) missing(a assertion, f reach.Finding, partly string) {
 	text := fmt.Sprintf("%s must reach %s on %s, but %s cannot%s, on %s%s",
-		texts(a.from), texts(a.to), portTexts(a.ports), people(f), which(f, a.to), join(f.Ports), conditions(f))
+		texts(a.from), texts(a.to), portTexts(a.ports), people(f), which(f, a.to), join(f.Ports), conditions(f)+partly)
 	r.fail(Failure{Place: a.place, Kind: a.kind, Text: text, Example: example(f.Sample, "cannot reach"),
 		Pairs: f.Sample, When: f.When, Posture: f.Posture})
 }
@@ -87,16 +133,17 @@ func (r *runner) reachable(a assertion, f reach.Finding) {
 		text = fmt.Sprintf("only %s may reach %s, but %s would%s", texts(a.from), texts(a.to), people(f), which(f, a.to))
 	}
 	out := Failure{Place: a.place, Kind: a.kind, Example: example(f.Sample, "would reach"), Pairs: f.Sample, When: f.When, Posture: f.Posture}
-	out.Text = text + ", on " + join(f.Ports) + conditions(f)
-	lead := ", by "
-	for _, name := range f.Rules {
-		p, ok := r.rules[name]
-		if !ok {
-			continue
-		}
-		out.Rules = append(out.Rules, p)
-		out.Text += fmt.Sprintf("%s%s:%d %q", lead, p.File, p.Line, name)
-		lead = " and "
-	}
+	by, places := r.by(f.Rules)
+	out.Text, out.Rules = text+", on "+join(f.Ports)+conditions(f)+by, places
 	r.fail(out)
+}
+
+// report is the coverage with the places of rules.
+func (r *runner) report() *Coverage {
+	got := r.coverage.Report()
+	out := &Coverage{Rules: got.Rules, RulesWitnessed: got.RulesWitnessed, Cells: got.Cells, CellsWitnessed: got.CellsWitnessed, Unwitnessed: []Rule{}}
+	for _, name := range got.Unwitnessed {
+		out.Unwitnessed = append(out.Unwitnessed, Rule{name, r.rules[name]})
+	}
+	return out
 }

@@ -43,10 +43,39 @@ type Result struct {
 	// Assumptions are what the answers rest on that is not known, one sentence
 	// each, sorted.
 	Assumptions []string `json:"assumptions,omitempty"`
+
+	// Coverage is what of the rules the tests that passed say something about; nil
+	// where it was not asked for.
+	Coverage *Coverage `json:"coverage,omitempty"`
 }
 
 // OK reports whether there are tests and all passed.
 func (r *Result) OK() bool { return r.Failed == 0 && len(r.Tests) > 0 }
+
+// A Coverage is how many of the rules tests bear witness to; see [reach.Coverage].
+type Coverage struct {
+	Rules          int    `json:"rules"`
+	RulesWitnessed int    `json:"rulesWitnessed"`
+	Cells          uint64 `json:"cells"` // of access
+	CellsWitnessed uint64 `json:"cellsWitnessed"`
+
+	Unwitnessed []Rule `json:"unwitnessed"` // rules without a witness, by name
+}
+
+// Percent is how many of a hundred rules have a witness, rounded down; of no
+// rules, all have.
+func (c *Coverage) Percent() int {
+	if c.Rules == 0 {
+		return 100
+	}
+	return c.RulesWitnessed * 100 / c.Rules
+}
+
+// A Rule is one of the policy's, and where it stands.
+type Rule struct {
+	Name  string      `json:"name"`
+	Place model.Place `json:"place"`
+}
 
 // A Test is one test's result.
 type Test struct {
@@ -70,12 +99,24 @@ type Failure struct {
 
 // Run runs all tests of a policy at a time.
 func Run(p *model.Policy, c *reach.Compiled, inv *reach.Inventory, at time.Time) *Result {
+	return run(p, c, inv, at, false)
+}
+
+// Cover is Run, and says what the tests bear witness to.
+func Cover(p *model.Policy, c *reach.Compiled, inv *reach.Inventory, at time.Time) *Result {
+	return run(p, c, inv, at, true)
+}
+
+func run(p *model.Policy, c *reach.Compiled, inv *reach.Inventory, at time.Time, cover bool) *Result {
 	r := &runner{rules: map[string]model.Place{}, users: known(p, inv)}
 	for _, rule := range p.Rules {
 		r.rules[rule.Name] = rule.Place
 	}
 	tests, questions := assertions(p, at)
 	r.world = reach.NewWorld(c, inv, questions)
+	if cover {
+		r.coverage = r.world.NewCoverage()
+	}
 	out := &Result{Tests: []Test{}}
 	for i, t := range p.Tests {
 		r.test = Test{Name: t.Name, Place: t.Place, Assertions: len(tests[i])}
@@ -93,6 +134,9 @@ func Run(p *model.Policy, c *reach.Compiled, inv *reach.Inventory, at time.Time)
 	}
 	slices.Sort(r.assumptions)
 	out.Assumptions = slices.Compact(r.assumptions)
+	if cover {
+		out.Coverage = r.report()
+	}
 	return out
 }
 

@@ -53,6 +53,8 @@ type Test struct {
 	Warnings  model.Problems   `json:"warnings"`
 
 	GuardTests []rego.Test `json:"guardTests,omitempty"` // of guards and generators
+
+	Covered
 }
 
 // NewTest is the report about a built policy.

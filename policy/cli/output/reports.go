@@ -59,6 +59,7 @@ func (t *Text) Test(r Test) error {
 			t.hung("printed at "+line, 4, 6)
 		}
 	}
+	t.coverage(r)
 	for _, f := range r.Guards {
 		m, says := notice, "warns"
 		if f.Deny {
@@ -70,6 +71,9 @@ func (t *Text) Test(r Test) error {
 	for _, a := range r.Approvals {
 		t.marked(notice, "guard %s asks for approval by %s%s", a.Guard, a.Team, ofBase(a.Base))
 		t.hung(fmt.Sprintf("%s: %s", about(a.Place, a.Rule), a.Reason), 2, 4)
+	}
+	for _, a := range r.Tests.Assumptions {
+		t.marked(notice, "assumed: %s", a)
 	}
 	return t.err
 }
