@@ -14,7 +14,7 @@ import (
 
 const blameHelp = `Says which commit gave the access to TO on PORT that there is: of FROM, or of everybody who has it. For each: the commit since which every policy on the main line has given it, the lines that gave it, and who wrote these. Where access came and went before, the first commit ever that gave it is told, too.
 
-Every policy on the way is asked about the same time, now or what --at says. Commits that do not load are passed over. No more than --limit policies of different content are looked at; what is older than these is not looked at, and that is said.` + atHelp + `
+Every policy on the way is asked about the same time, now or what --at says. A node reports nothing of itself unless the inventory or --posture says so. Commits that do not load are passed over. No more than --limit policies of different content are looked at; what is older than these is not looked at, and that is said.` + atHelp + `
 
 Exit codes: 0 nobody has the access, 1 somebody has it, 2 could not tell.
 
@@ -24,22 +24,26 @@ Example:
 `
 
 type blameCmd struct {
-	To    string `arg:"" help:"What is asked for."`
-	Port  string `arg:"" help:"One port: tcp/443, icmp, proto/47."`
-	From  string `arg:"" optional:"" help:"Who has the access; everybody if it is left out."`
-	Limit int    `default:"500" placeholder:"N" help:"Look at so many policies (500)."`
+	To      string            `arg:"" help:"What is asked for."`
+	Port    string            `arg:"" help:"One port: tcp/443, icmp, proto/47."`
+	From    string            `arg:"" optional:"" help:"Who has the access; everybody if it is left out."`
+	Posture map[string]string `placeholder:"ATTR=VALUE" help:"What nodes report of themselves: os=macos."`
+	Limit   int               `default:"500" placeholder:"N" help:"Look at so many policies (500)."`
 	asked
 }
 
 func (blameCmd) Help() string { return blameHelp }
 
 func (c blameCmd) Run(e *env) error {
-	q := history.Question{Limit: c.Limit}
+	q := history.Question{Limit: c.Limit, Posture: c.Posture}
 	var err error
 	if q.To, err = end("blame", c.To); err != nil {
 		return err
 	}
 	if q.Target, err = port("blame", c.Port); err != nil {
+		return err
+	}
+	if err := checkPosture("blame", c.Posture); err != nil {
 		return err
 	}
 	if c.Limit < 1 {

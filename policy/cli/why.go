@@ -48,10 +48,8 @@ func (c whyCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	for attr, value := range c.Posture {
-		if err := errors.Join(acl.CheckAttr(attr), acl.CheckAttrValue(value)); err != nil {
-			return fmt.Errorf("why: %w", err)
-		}
+	if err := checkPosture("why", c.Posture); err != nil {
+		return err
 	}
 	v, err := c.load(e)
 	if err != nil {
@@ -84,6 +82,16 @@ func end(verb, text string) (acl.Selector, error) {
 		return sel, fmt.Errorf("%s: %s is nobody by itself; name a group that holds it", verb, text)
 	}
 	return sel, nil
+}
+
+// checkPosture checks what nodes are said to report.
+func checkPosture(verb string, posture map[string]string) error {
+	for attr, value := range posture {
+		if err := errors.Join(acl.CheckAttr(attr), acl.CheckAttrValue(value)); err != nil {
+			return fmt.Errorf("%s: %w", verb, err)
+		}
+	}
+	return nil
 }
 
 // port reads one target.

@@ -46,6 +46,9 @@ type Question struct {
 	To     acl.Selector
 	Target acl.Target
 	Limit  int // of policies; zero is DefaultLimit
+
+	// Posture is what every source reports; nil: what the inventory says, or nothing.
+	Posture map[string]string
 }
 
 // An Answer is the history of all pairs that have the access.
@@ -157,6 +160,11 @@ func (w *walk) find(x *reach.Explainer) error {
 			from = append(from, x.Parties(sel, w.at)...)
 		}
 	}
+	if w.q.Posture != nil {
+		for i := range from {
+			from[i].Reports = w.q.Posture
+		}
+	}
 	to := x.Parties(w.q.To, w.at)
 	seen := map[string]bool{}
 	for _, f := range from {
@@ -202,6 +210,7 @@ func then(x *reach.Explainer, p reach.Party, at time.Time) []reach.Party {
 // do, some.
 func (w *walk) judge(x *reach.Explainer, p *pair, at time.Time) (from, to reach.Party, allowed bool) {
 	for i, f := range then(x, p.from, at) {
+		f.Reports = p.from.Reports
 		for j, t := range then(x, p.to, at) {
 			if i == 0 && j == 0 {
 				from, to = f, t
