@@ -178,6 +178,14 @@ func (k *kind) parse(file string, source []byte, problems *model.Problems) *modu
 		addErrors(problems, file, err)
 		return nil
 	}
+	if at := tooDeep(parsed); at != nil {
+		*problems = append(*problems, model.Problem{
+			Place:   place(at, file),
+			Message: fmt.Sprintf("comprehensions and every are nested more than %d deep", maxClosures),
+			Hint:    "give the inner ones a name, as a rule or a function",
+		})
+		return nil
+	}
 	if !stemPattern.MatchString(stem) {
 		problems.Add(model.Place{File: file}, "%q is no name for a %s: lower case letters, digits, '-' and '_'", stem, k.noun)
 		return nil
@@ -195,6 +203,29 @@ func (k *kind) parse(file string, source []byte, problems *model.Problems) *modu
 		return nil
 	}
 	return m
+}
+
+// tooDeep is where comprehensions are nested deeper than the compiler bears; nil
+// where they are not.
+func tooDeep(parsed *ast.Module) (at *ast.Location) {
+	depth := 0
+	step := func(x any, by int) {
+		switch x := x.(type) {
+		case *ast.ArrayComprehension, *ast.SetComprehension, *ast.ObjectComprehension:
+			depth += by
+		case *ast.Every:
+			depth += by
+		case *ast.Expr:
+			if depth > maxClosures && at == nil {
+				at = x.Location
+			}
+		}
+	}
+	ast.NewBeforeAfterVisitor(
+		func(x any) bool { step(x, 1); return false },
+		func(x any) { step(x, -1) },
+	).Walk(parsed)
+	return at
 }
 
 // isPackage reports whether the module's package is named as its file is.

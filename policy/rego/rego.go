@@ -89,6 +89,7 @@
 //   - rules that are read from outside of another kind than above, and any other
 //     rule that nothing refers to;
 //   - "with" on anything but input, except in tests;
+//   - comprehensions, or every, nested more than four deep;
 //   - built-in functions that are not on the list in this package: none that
 //     asks the network, the clock, chance, the environment or a key;
 //   - strict mode's complaints: unused imports and variables, deprecated
@@ -122,6 +123,10 @@ const (
 	maxComputed = 20_000
 	// maxTests is ten tests for each of as many modules as there may be.
 	maxTests = 10 * maxFiles
+	// maxClosures is how deep comprehensions may be nested. The compiler's time
+	// doubles several times with each level: two hundred bytes of them take it
+	// minutes. Nobody reads more than two.
+	maxClosures = 4
 	// maxFindings is more than anybody reads.
 	maxFindings = 10_000
 	// maxErrors is how many mistakes the compiler tells before it gives up.

@@ -98,3 +98,25 @@ func outcome(t *testing.T, tree fstest.MapFS) string {
 func source(lines ...string) map[string][]byte {
 	return map[string][]byte{"guard/g.rego": []byte("package guard.g\n\nchecked := 1\n\n" + strings.Join(lines, "\n"))}
 }
+
+// Comprehensions are nested as deep as the compiler bears, and no deeper: its time
+// grows with each level by a factor.
+func TestNestedComprehensions(t *testing.T) {
+	for _, open := range []string{"[x | x := ", "{x | x := ", "{x: x | x := "} {
+		shut := map[byte]string{'[': "]", '{': "}"}[open[0]]
+		nested := func(n int) map[string][]byte {
+			return source(`deny contains "x" if ` + strings.Repeat(open, n) + "input.commit.hash" + strings.Repeat(shut, n) + " == 1")
+		}
+		if _, err := Compile(nested(maxClosures)); err != nil && strings.Contains(err.Error(), "nested") {
+			t.Errorf("%s %d deep: %v", open, maxClosures, err)
+		}
+		_, err := Compile(nested(40))
+		if want := "comprehensions and every are nested more than 4 deep"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s 40 deep: got %v, want %s", open, err, want)
+		}
+	}
+	_, err := Compile(source("deny contains \"x\" if {\n\t" + strings.Repeat("every x in input.commit.parents {\n", 5) + "x == 1" + strings.Repeat("}", 5) + "\n}"))
+	if err == nil || !strings.Contains(err.Error(), "nested more than 4 deep") {
+		t.Errorf("every: got %v, want it refused", err)
+	}
+}
