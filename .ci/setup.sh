@@ -17,6 +17,7 @@ curl                               | curl            | test  | README.md calls a
 ssh-keygen                         | openssh-client  | test  | the reference for SSH signatures and allowed_signers
 gcc                                | gcc             | test  | the race detector links with cgo
 chromium                           | chromium        | test  | the page that policy diff --html writes, as a browser shows it
+jq                                 | jq              | test  | the action for GitHub and the template for GitLab read answers with it
 ip                                 | iproute2        | test  | the reference for addresses, routes and rules
 nft                                | nftables        | test  | the reference for packet filter tables
 /usr/include/stdlib.h              | libc6-dev       | test  | the race detector links with cgo
