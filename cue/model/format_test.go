@@ -31,7 +31,7 @@ rules: {
 
 func TestFormatRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"package network\nrules: {":                       "a.cue:2:",
+		"package network\nrules: {":                        "a.cue:2:",
 		"package network\na: " + strings.Repeat("[", 2000): "nested more than 1000 deep",
 	} {
 		out, err := Format("a.cue", []byte(text))
@@ -129,6 +129,21 @@ func withoutPlaces(t *testing.T, p *Policy) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// What the formatter would lose is found.
+func TestSameTokens(t *testing.T) {
+	const text = "a: {b: 1, c: 2} // x\n"
+	for other, want := range map[string]bool{
+		"a: {\n\tb: 1\n\tc: 2\n}\n// x\n": true,
+		"a: {b: 1, c: 2}\n":               false,
+		"a: {b: 1} // x\n":                false,
+		"a: {b: 1, c: 3} // x\n":          false,
+	} {
+		if got := sameTokens([]byte(text), []byte(other)); got != want {
+			t.Errorf("%q: got %t, want %t", other, got, want)
+		}
+	}
 }
 
 // FuzzFormat: no panic; what is formatted is formatted to itself.
