@@ -48,7 +48,7 @@ func (sp *space) ownPrefixes() {
 		}
 	}
 	slices.SortFunc(sp.prefixes, func(a, b acl.Selector) int { return strings.Compare(a.Name, b.Name) })
-	var nodes []netip.Prefix // that select nodes' own
+	nodes := slices.Clone(sp.supposed) // that select nodes' own
 	var ranges []netip.Prefix
 	for _, side := range sp.sides {
 		ranges = append(ranges, ula6)
@@ -251,6 +251,9 @@ func (sp *space) addresses() {
 					c.until[i] = forever
 				}
 			}
+		}
+		if c.until == [3]int64{} && !own && sp.supposes(r.first) {
+			c.until = [3]int64{forever, forever, forever}
 		}
 		if c.until == [3]int64{} {
 			continue

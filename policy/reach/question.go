@@ -21,6 +21,11 @@ type Question struct {
 	// Posture is what every source reports, by attribute. Nil: sources report
 	// nothing (Missing), or whatever they like (Reachable, Rules).
 	Posture map[string]string
+
+	// Assume takes it that there are the addresses of From and To, behind some node
+	// where none is known to have them. It is for policies that mean whichever node
+	// has an address (network.literalAddresses).
+	Assume bool
 }
 
 // A Finding is a set of pairs of ends that do, or do not, reach each other: each of

@@ -26,6 +26,7 @@ type space struct {
 	local    map[netip.Addr]int32 // local addresses of nodes → class
 	assumed  bool                 // routes are, as no inventory tells about them
 	unlocal  bool                 // no inventory tells local addresses
+	supposed []netip.Prefix       // taken to be somewhere, as questions ask so
 }
 
 // A spaceSide is a policy with an inventory.
@@ -83,6 +84,7 @@ func newSpace(sides []spaceSide, asked []Question) *space {
 			}
 		}
 	}
+	sp.assume(asked)
 	sp.ownPrefixes()
 	b := &cutter{sp: sp, index: map[classKey]int32{}, userIDs: map[string]int32{}, sigs: map[string]int32{}, tagIDs: map[string]int32{}}
 	b.cut()

@@ -176,7 +176,7 @@ func assertions(p *model.Policy, at time.Time) (tests [][]assertion, questions [
 		var list []assertion
 		add := func(kind string, a model.Assertion) {
 			x := assertion{kind: kind, from: a.From, to: a.To, ports: a.Ports, allowEmpty: a.AllowEmpty, place: a.Place}
-			x.q = reach.Question{Ports: a.Ports, At: at, Posture: a.Posture, Outside: kind == "only"}
+			x.q = reach.Question{Ports: a.Ports, At: at, Posture: a.Posture, Outside: kind == "only", Assume: p.Network.LiteralAddresses}
 			if !a.At.IsZero() {
 				x.q.At, x.q.Fixed = a.At, true
 			}
