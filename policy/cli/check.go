@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"time"
+
 	"github.com/writmesh/writ/policy/build"
 	"github.com/writmesh/writ/policy/cli/output"
 )
@@ -15,8 +17,9 @@ Example:
 `
 
 type checkCmd struct {
-	Dir string `arg:"" optional:"" default:"." help:"Directory of the policy (the current one)."`
-	Rev string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
+	Dir     string `arg:"" optional:"" default:"." help:"Directory of the policy (the current one)."`
+	Rev     string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
+	NoCache bool   `name:"no-cache" help:"Evaluate the policy even where the answer about the same files is kept."`
 	formats
 }
 
@@ -28,17 +31,27 @@ func (c checkCmd) Run(e *env) error {
 	}
 	var r *build.Result
 	tree, err := readTree(c.Dir, c.Rev)
+	head := origin(c.Dir, tree)
+	kept, key := &cache{}, ""
+	if err == nil && !c.NoCache {
+		kept = openCache()
+		key = kept.key("check", tree, nil)
+		var report output.Check
+		if kept.get(key, time.Now(), &report) {
+			return c.report(e, &output.Report{Verb: "check", Check: &report, Head: head})
+		}
+	}
 	if err == nil {
 		r, err = build.Check(e.ctx, build.Request{Tree: tree})
 	}
 	problems := asProblems(err)
-	head := origin(c.Dir, tree)
 	if err != nil && problems == nil {
 		return c.unknown(e, "check", head, err)
 	}
 	report := output.NewCheck(problems)
 	if err == nil {
 		report.Count(r)
+		kept.put(key, r, report)
 	}
 	return c.report(e, &output.Report{Verb: "check", Check: &report, Head: head})
 }

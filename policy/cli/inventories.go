@@ -16,7 +16,16 @@ type inventories struct {
 // read reads them: the base's, which is the other where it is not given, and the
 // head's.
 func (f inventories) read() (was, is *reach.Inventory, err error) {
-	if is, err = readInventory(f.Inventory); err != nil {
+	b, err := readInventoryFile(f.Inventory)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f.parse(b)
+}
+
+// parse is read, of the bytes of the head's.
+func (f inventories) parse(b []byte) (was, is *reach.Inventory, err error) {
+	if is, err = namedInventory(f.Inventory, b); err != nil {
 		return nil, nil, err
 	}
 	if f.BaseInventory == "" {

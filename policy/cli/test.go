@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/writmesh/writ/policy/build"
 	"github.com/writmesh/writ/policy/cli/output"
@@ -31,27 +32,46 @@ type testCmd struct {
 	Coverage  bool   `help:"Say which rules the tests bear witness to."`
 	Threshold int    `name:"coverage-threshold" placeholder:"PERCENT" help:"Fail when the tests bear witness to fewer percent of the rules; with --coverage."`
 	inventories
+	NoCache bool `name:"no-cache" help:"Evaluate the policy even where the answer about the same files is kept. With --base, --at or --base-inventory it always is."`
 	formats
 }
 
 func (testCmd) Help() string { return testHelp }
 
 func (c testCmd) Run(e *env) error {
-	req := build.Request{Coverage: c.Coverage || c.Threshold > 0}
-	var err error
-	if req.BaseInventory, req.Inventory, err = c.inventories.read(); err != nil {
-		return err
-	}
 	if _, err := c.check(); err != nil {
 		return err
 	}
 	if c.Threshold < 0 || c.Threshold > 100 {
 		return fmt.Errorf("--coverage-threshold %d: want a percentage", c.Threshold)
 	}
+	req := build.Request{Coverage: c.Coverage || c.Threshold > 0}
+	var err error
 	if req.At, err = parseAt(c.At); err != nil {
 		return err
 	}
-	var base, head output.Origin
+	nodes, err := readInventoryFile(c.Inventory)
+	if err != nil {
+		return err
+	}
+	req.Tree, err = readTree(c.Dir, c.Rev)
+	head := origin(c.Dir, req.Tree)
+	if err != nil {
+		return c.unknown(e, "test", head, err)
+	}
+	kept, key := &cache{}, ""
+	if !c.NoCache && c.Base == "" && c.At == "" && c.BaseInventory == "" {
+		kept = openCache()
+		key = kept.key(fmt.Sprintf("test coverage %t %d", req.Coverage, c.Threshold), req.Tree, nodes)
+		var report output.Test
+		if kept.get(key, time.Now(), &report) {
+			return c.report(e, &output.Report{Verb: "test", Test: &report, Head: head})
+		}
+	}
+	if req.BaseInventory, req.Inventory, err = c.inventories.parse(nodes); err != nil {
+		return err
+	}
+	var base output.Origin
 	if c.Base != "" {
 		tree, err := readTree(c.Dir, c.Base)
 		if err != nil {
@@ -62,16 +82,13 @@ func (c testCmd) Run(e *env) error {
 			return c.unknown(e, "test", base, fmt.Errorf("base %s does not load: %w", tree.Label, err))
 		}
 	}
-	if req.Tree, err = readTree(c.Dir, c.Rev); err != nil {
-		return c.unknown(e, "test", origin(c.Dir, req.Tree), err)
-	}
-	head = origin(c.Dir, req.Tree)
 	r, err := build.Build(e.ctx, req)
 	if err != nil {
 		return c.unknown(e, "test", head, err)
 	}
 	report := output.NewTest(r)
 	report.Cover(r, c.Threshold)
+	kept.put(key, r, report)
 	out := &output.Report{Verb: "test", Test: &report, Base: base, Head: head}
 	if req.Base != nil {
 		out.Difference = r.Difference

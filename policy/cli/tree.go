@@ -48,12 +48,30 @@ const maxInventory = 32 << 20
 
 // readInventory reads a file that "sync inventory" printed; no name, no inventory.
 func readInventory(name string) (*reach.Inventory, error) {
+	b, err := readInventoryFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return namedInventory(name, b)
+}
+
+// readInventoryFile reads a file that readInventory would read, and does not look at
+// what is in it.
+func readInventoryFile(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
 	}
 	b, err := readFile(name, maxInventory)
 	if err != nil {
 		return nil, fmt.Errorf("read inventory: %w", err)
+	}
+	return b, nil
+}
+
+// namedInventory is the inventory in b, which was read from the file of that name.
+func namedInventory(name string, b []byte) (*reach.Inventory, error) {
+	if name == "" {
+		return nil, nil
 	}
 	inv, err := parseInventory(b)
 	if err != nil {
