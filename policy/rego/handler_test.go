@@ -121,6 +121,16 @@ func TestBombs(t *testing.T) {
 	}
 }
 
+// A test that does not end is told by its name, or by the limit it exceeds.
+func TestTestThatDoesNotEnd(t *testing.T) {
+	files := source(`deny contains "x" if input.commit.hash == "1"`)
+	files["guard/g_test.rego"] = []byte("package guard.g_test\n\ntest_long if {\n\tsome a in numbers.range(1, 3000)\n\tsome b in numbers.range(1, 3000)\n\tsome c in numbers.range(1, 3000)\n\ta + b + c < 0\n}")
+	_, err := Try(t.Context(), child(t, sandbox.Limits{Memory: 256 << 20, CPU: time.Second, Wall: 6 * time.Second}), files, true)
+	if want := "guard/g_test.rego: test of a guard g_test does not end: "; err == nil || !strings.HasPrefix(err.Error(), want) && !errors.Is(err, sandbox.ErrCPU) && !errors.Is(err, sandbox.ErrWall) {
+		t.Errorf("got %v, want %s or a limit", err, want)
+	}
+}
+
 var (
 	errProblem = errors.New("a problem with a place")
 	errEndless = errors.New("a guard that takes too long")
