@@ -37,7 +37,7 @@ fi
 
 repository=$GITHUB_SERVER_URL/$GITHUB_REPOSITORY
 args=(
-	test "$DIRECTORY" --rev HEAD
+	test "$DIRECTORY" --rev HEAD --coverage
 	--link "$repository/blob" --details "$repository/actions/runs/$GITHUB_RUN_ID"
 	--write "markdown=$report/report.md" --write "json=$report/report.json" --write "github=$report/annotations.txt"
 	--write "junit=$report/junit.xml" --write "sarif=$report/report.sarif" --write "tap=$report/report.tap"

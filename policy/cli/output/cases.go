@@ -74,6 +74,19 @@ func (t *Test) verdicts() (out []verdict) {
 		}
 		out = append(out, v)
 	}
+	if t.Tests.Coverage != nil {
+		v := verdict{suite: "tests", name: "coverage"}
+		for _, i := range items {
+			switch {
+			case i.id != "coverage":
+			case i.level == errorLevel:
+				v.failures = append(v.failures, i)
+			default:
+				v.output = append(v.output, fmt.Sprintf("%s: %s", placeText(i.place), i.text))
+			}
+		}
+		out = append(out, v)
+	}
 	for _, g := range t.GuardTests {
 		v := verdict{suite: "rego", name: g.Name, place: g.Place, output: g.Output}
 		if !g.Passed {

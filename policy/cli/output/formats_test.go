@@ -70,11 +70,15 @@ func said(text string) *Report {
 					{Name: text, Place: place, Assertions: 1, Failures: []tester.Failure{{Place: place, Kind: "deny", Text: text, Rules: []model.Place{place}}}},
 					{Name: text + "2", Place: place, Assertions: 1},
 				},
-				Assertions: 2, Failed: 1,
+				Assertions: 2, Failed: 1, Assumptions: []string{text},
+				Coverage: &tester.Coverage{Rules: 2, RulesWitnessed: 1, Cells: 9, CellsWitnessed: 3, Unwitnessed: []tester.Rule{{Name: text, Place: place}}},
 			},
 			Guards:    []build.Finding{{Finding: rego.Finding{Guard: text, Message: text, Place: place}, Deny: true}, {Finding: rego.Finding{Guard: text, Message: text, Rule: place}, Base: true}},
 			Approvals: []build.Approval{{Approval: rego.Approval{Guard: text, Team: text, Reason: text, Place: place}}},
 			Warnings:  model.Problems{{Place: place, Message: text, Also: []model.Place{place}, Hint: text}},
+
+			GuardTests: []rego.Test{{Name: text, Place: place, Failure: text, Output: []string{text}}, {Name: text, Passed: true}},
+			Covered:    Covered{Threshold: 80},
 		},
 		Difference: &reach.Difference{
 			At: at, Inventory: true, Gained: []reach.Change{change}, Lost: []reach.Change{change},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/reach"
+	"github.com/writmesh/writ/policy/rego"
 )
 
 // Marker begins every report in Markdown, so that whoever keeps one comment up to
@@ -60,6 +61,7 @@ func (m *markdown) report() string {
 	if r.Test != nil {
 		m.guards(r.Test)
 		m.failures(r.Test)
+		m.guardTests(r.Test)
 	}
 	if r.Difference != nil {
 		m.difference(r.Difference)
@@ -123,6 +125,18 @@ func (m *markdown) against(t *Test) (out []string) {
 	}
 	if denied > 0 {
 		out = append(out, "guards deny it "+plural(denied, "time", "times"))
+	}
+	failed := 0
+	for _, g := range t.GuardTests {
+		if !g.Passed {
+			failed++
+		}
+	}
+	if failed > 0 {
+		out = append(out, plural(failed, "test of a guard fails", "tests of guards fail"))
+	}
+	if !t.enough() {
+		out = append(out, "tests cover too few rules")
 	}
 	if len(out) == 0 {
 		out = append(out, "it does not pass")
@@ -388,7 +402,48 @@ func (m *markdown) failures(t *Test) {
 	})
 }
 
-func (m *markdown) coverage(*Test) {}
+// coverage is what tests bear witness to, and what their answers rest on that is
+// not known.
+func (m *markdown) coverage(t *Test) {
+	if c := t.Tests.Coverage; c != nil {
+		mark := "✅"
+		text := fmt.Sprintf("Tests bear witness to %d of %s", c.RulesWitnessed, plural(c.Rules, "rule", "rules"))
+		if c.Cells > 0 {
+			text += fmt.Sprintf(", and to %d %% of the access", percentOf(c.CellsWitnessed, c.Cells))
+		}
+		switch {
+		case !t.enough():
+			mark = "❌"
+			text += fmt.Sprintf("; %d %% of the rules are too few, want %d %%", c.Percent(), t.Threshold)
+		case c.RulesWitnessed < c.Rules:
+			mark = "⚠️"
+		}
+		m.line("%s %s.\n", mark, text)
+		m.list("Rules without a test", len(c.Unwitnessed), func(i int) string {
+			return code(cut(c.Unwitnessed[i].Name, maxCell)) + " " + m.r.Head.linked(c.Unwitnessed[i].Place)
+		})
+		if g := t.GuardCoverage; g != nil && g.Lines > 0 {
+			m.line("Tests of guards reach %d of %s.\n", g.Covered, plural(g.Lines, "line", "lines"))
+		}
+	}
+	m.list("Assumed", len(t.Tests.Assumptions), func(i int) string { return code(cut(t.Tests.Assumptions[i], maxCell)) })
+}
+
+// guardTests are those of guards and generators.
+func (m *markdown) guardTests(t *Test) {
+	var failed []rego.Test
+	for _, g := range t.GuardTests {
+		if !g.Passed {
+			failed = append(failed, g)
+		}
+	}
+	if len(failed) == 0 && len(t.GuardTests) > 0 {
+		m.line("✅ %s of guards.\n", plural(len(t.GuardTests), "test", "tests"))
+	}
+	m.table(fmt.Sprintf("Tests of guards: %d of %d failed", len(failed), len(t.GuardTests)), []string{"test", "what is wrong", "place"}, len(failed), func(i int) []string {
+		return []string{code(cut(failed[i].Name, maxCell)), code(cut(failed[i].Failure, 2*maxCell)), m.r.Head.linked(failed[i].Place)}
+	})
+}
 
 func (m *markdown) problems(heading string, ps model.Problems) {
 	m.list(heading, len(ps), func(i int) string {

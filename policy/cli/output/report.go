@@ -184,6 +184,16 @@ func (t *Test) items() (out []item) {
 			out = append(out, guardTest(g))
 		}
 	}
+	if c := t.Tests.Coverage; c != nil {
+		l := noteLevel
+		if !t.enough() {
+			out = append(out, item{id: "coverage", text: fmt.Sprintf("tests bear witness to %d %% of the rules, want %d %%", c.Percent(), t.Threshold)})
+			l = warningLevel
+		}
+		for _, rule := range c.Unwitnessed {
+			out = append(out, item{level: l, id: "coverage", place: rule.Place, text: fmt.Sprintf("no test bears witness to rule %q", rule.Name)})
+		}
+	}
 	for _, g := range t.Guards {
 		l, says := warningLevel, "warns"
 		if g.Deny {
