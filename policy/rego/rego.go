@@ -159,8 +159,8 @@ type Difference struct {
 // An Admission is one change of who may be in the network, of the relays,
 // coordinators and administrators it trusts, or of its guards.
 type Admission struct {
-	Kind   string      `json:"kind"`             // "pin", "enrolment", "revoked", "admins", "relay", "coordinator", "guard"
-	Name   string      `json:"name"`             // the entry's; a coordinator's address, a selector for admins, a guard's file
+	Kind   string      `json:"kind"`             // "pin", "enrolment", "identity", "session", "revoked", "admins", "route", "exit", "relay", "coordinator", "guard"
+	Name   string      `json:"name"`             // the entry's; a coordinator's address, a selector for admins, a route's prefix, a guard's file
 	Change string      `json:"change"`           // what happens to the entry: "added", "removed", "changed"
 	Effect string      `json:"effect,omitempty"` // "in": others may be in; "out": some no longer are
 	Text   string      `json:"text"`             // in people's words

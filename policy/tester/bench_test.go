@@ -12,7 +12,7 @@ import (
 	"github.com/writmesh/writ/policy/tester"
 )
 
-// BenchmarkRun asks 5,000 assertions of a company.
+// BenchmarkRun asks 5,000 assertions of a company, without coverage and with it.
 func BenchmarkRun(b *testing.B) {
 	for _, rules := range []int{1000, 10_000} {
 		b.Run(fmt.Sprintf("rules=%d", rules), func(b *testing.B) {
@@ -29,10 +29,16 @@ func BenchmarkRun(b *testing.B) {
 				b.Fatal(err)
 			}
 			at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
-			for b.Loop() {
-				if r := tester.Run(p, c, nil, at); !r.OK() || r.Assertions < 4900 {
-					b.Fatalf("got %d assertions, %d tests failed", r.Assertions, r.Failed)
-				}
+			for name, run := range map[string]func(*model.Policy, *reach.Compiled, *reach.Inventory, time.Time) *tester.Result{
+				"run": tester.Run, "cover": tester.Cover,
+			} {
+				b.Run(name, func(b *testing.B) {
+					for b.Loop() {
+						if r := run(p, c, nil, at); !r.OK() || r.Assertions < 4900 {
+							b.Fatalf("got %d assertions, %d tests failed", r.Assertions, r.Failed)
+						}
+					}
+				})
 			}
 		})
 	}
