@@ -232,9 +232,6 @@ func (sp *space) addresses() {
 				c.within = append(c.within, s)
 			}
 		}
-		if len(c.within) == 0 && len(locals) == 0 {
-			continue // no rule or question is about it
-		}
 		own := slices.ContainsFunc(sp.own, func(p netip.Prefix) bool { return p.Contains(r.first) })
 		c.kind = addressEnd
 		for _, a := range approvals {

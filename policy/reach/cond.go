@@ -195,24 +195,6 @@ func (c *conds) capped(id cond, until int64) cond {
 	return c.put(normal(terms))
 }
 
-// endless is a condition without its ends.
-func (c *conds) endless(id cond) cond {
-	if id == never || id == always {
-		return id
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	terms := make([]term, len(c.list[id]))
-	for i, t := range c.list[id] {
-		t.spans = slices.Clone(t.spans)
-		for j := range t.spans {
-			t.spans[j].until = forever
-		}
-		terms[i] = t
-	}
-	return c.put(normal(terms))
-}
-
 // normal brings terms into the form that is kept: a term for each posture and
 // zone, and no span that another term says, too.
 func normal(terms []term) []term {

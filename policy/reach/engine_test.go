@@ -3,7 +3,6 @@ package reach
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/coordinator/leaf"
-	"github.com/writmesh/writ/cue/model"
 )
 
 // The truth here is package acl, asked about every pair of ends that the engine
@@ -59,8 +57,9 @@ var (
 )
 
 type drawer struct {
-	t     *rapid.T
-	label string
+	t       *rapid.T
+	label   string
+	endless bool // nothing that is there ends
 }
 
 func (d drawer) one(what string, from []string) string {
@@ -75,6 +74,9 @@ func (d drawer) some(what string, from []string, least, most int) []acl.Selector
 }
 
 func (d drawer) until(what string) time.Time {
+	if d.endless {
+		return rapid.SampledFrom([]time.Time{{}, {}, noon.Add(-time.Hour)}).Draw(d.t, d.label+what)
+	}
 	return rapid.SampledFrom([]time.Time{{}, {}, {}, noon.Add(time.Hour), noon.Add(50 * time.Hour), noon.Add(-time.Hour)}).Draw(d.t, d.label+what)
 }
 
@@ -409,15 +411,7 @@ func classOf(sp *space, x thing) int {
 // edges are instants, reports and targets at, before and after what the policies
 // tell apart; a few of each.
 func edges(t *rapid.T, policies ...*Compiled) (instants []time.Time, reports []map[string]string, targets []acl.Target) {
-	all := []time.Time{noon, noon.Add(time.Hour - time.Second), noon.Add(time.Hour), noon.Add(50*time.Hour - time.Second), noon.Add(50 * time.Hour)}
-	for day := range 8 {
-		for _, h := range []int{0, 7, 8, 9, 15, 16, 17, 20, 21, 22, 23} {
-			at := time.Date(2026, 11, 23+day, h, 0, 0, 0, time.UTC)
-			if at.After(noon) {
-				all = append(all, at, at.Add(-time.Second))
-			}
-		}
-	}
+	all := append(hourEdges(), noon.Add(time.Hour-time.Second), noon.Add(time.Hour), noon.Add(50*time.Hour-time.Second), noon.Add(50*time.Hour))
 	instants = append([]time.Time{noon}, rapid.SliceOfN(rapid.SampledFrom(all), 6, 6).Draw(t, "instants")...)
 	var many []map[string]string
 	for _, os := range []string{"", "linux", "macos", "plan9"} {
@@ -439,6 +433,21 @@ func edges(t *rapid.T, policies ...*Compiled) (instants []time.Time, reports []m
 		{Proto: acl.ICMP, Echo: true}, {Proto: acl.ICMPv6, Echo: true}, {Proto: acl.ICMP}, {Proto: 47}, {Proto: 48}, {Proto: acl.SCTP, Port: 1},
 	}), 3, 3, rapid.ID[acl.Target]).Draw(t, "targets")
 	return instants, reports, targets
+}
+
+// hourEdges are instants at, before and after which hours of the drawn policies
+// begin or end, for a week.
+func hourEdges() []time.Time {
+	out := []time.Time{noon}
+	for day := range 8 {
+		for _, h := range []int{0, 7, 8, 9, 15, 16, 17, 20, 21, 22, 23} {
+			at := time.Date(2026, 11, 23+day, h, 0, 0, 0, time.UTC)
+			if at.After(noon) {
+				out = append(out, at, at.Add(-time.Second))
+			}
+		}
+	}
+	return out
 }
 
 // atomOf is the atom of a target.
@@ -488,13 +497,13 @@ func owner1(x thing) string {
 }
 
 func checkDiff(t *rapid.T) {
-	d := drawer{t, "base "}
+	d := drawer{t, "base ", false}
 	base := d.policy(nil)
-	head := drawer{t, "head "}.policy(base)
-	was := drawer{t, "was "}.inventory()
+	head := drawer{t, "head ", false}.policy(base)
+	was := drawer{t, "was ", false}.inventory()
 	is := was
 	if rapid.Bool().Draw(t, "other inventory") {
-		is = drawer{t, "is "}.inventory()
+		is = drawer{t, "is ", false}.inventory()
 	}
 	e, g, _ := difference(Side{base, was}, Side{head, is}, noon)
 	rects := g.rectangles()
@@ -557,6 +566,3 @@ func FuzzDifference(f *testing.F) {
 	}
 	f.Fuzz(rapid.MakeFuzz(checkDiff))
 }
-
-var _ = maps.Keys[map[string]bool]
-var _ model.Ref

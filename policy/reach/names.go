@@ -78,6 +78,13 @@ func newNamer(e *engine, sheets ...*sheet) *namer {
 					set.add(int(m.class))
 				}
 			}
+			if sel.Kind == acl.KindPrefix { // it means addresses, wherever they are reached
+				for i := range e.sp.classes {
+					if slices.Contains(e.sp.classes[i].within, sel) {
+						set.add(i)
+					}
+				}
+			}
 			text, r := n.selector(sel), rank(sel)
 			for _, part := range []struct {
 				mask  bitset
@@ -94,7 +101,11 @@ func newNamer(e *engine, sheets ...*sheet) *namer {
 			add(text, r, set)
 		}
 		for group, set := range n.unused(s) {
-			add("group:"+group, rank(acl.Selector{Kind: acl.KindGroup}), set)
+			if text := "group:" + group; set == nil {
+				seen[text] = true // what it means is not whole classes; the older policy may not use the word
+			} else {
+				add(text, rank(acl.Selector{Kind: acl.KindGroup}), set)
+			}
 		}
 	}
 	slices.SortFunc(n.words, func(a, b word) int {
@@ -120,8 +131,8 @@ func newNamer(e *engine, sheets ...*sheet) *namer {
 	return n
 }
 
-// unused are the groups that no rule names and that are whole classes all the same:
-// groups in groups, most often.
+// unused are the groups that no rule names. Most are whole classes all the same, as
+// groups in groups are; nil are those that are not.
 func (n *namer) unused(s *sheet) map[string]bitset {
 	sets, broken := map[string]bitset{}, map[string]bool{}
 	for i := range n.sp.classes {
@@ -169,8 +180,11 @@ func (n *namer) unused(s *sheet) map[string]bitset {
 			}
 		}
 	}
+	for g := range broken {
+		sets[g] = nil
+	}
 	for g := range sets {
-		if broken[g] || n.sp.used[acl.Selector{Kind: acl.KindGroup, Name: g}] {
+		if n.sp.used[acl.Selector{Kind: acl.KindGroup, Name: g}] {
 			delete(sets, g)
 		}
 	}
@@ -453,38 +467,43 @@ func rangePrefixes(r addrRange) (out []netip.Prefix) {
 	return out
 }
 
-// people are the users of the classes, each once.
-func (n *namer) people(set bitset) []string {
-	id := n.pool.put(set)
-	if known, ok := n.owners[id]; ok {
-		return known
-	}
-	out := []string{}
-	for c := range set.each {
-		for _, u := range n.sp.classes[c].users {
-			out = append(out, n.sp.users[u])
-		}
-	}
-	slices.Sort(out)
-	out = slices.Compact(out)
-	n.owners[id] = out
-	return out
-}
-
-// real are the nodes of the inventories in the classes.
+// real are the nodes of the inventories in the classes, by name.
 func (n *namer) real(set bitset) []string {
 	id := n.pool.put(set)
 	if known, ok := n.nodes[id]; ok {
 		return known
 	}
-	out := []string{}
+	var ids []int32
 	for c := range set.each {
-		for _, i := range n.sp.classes[c].real {
-			out = append(out, n.sp.real[i])
-		}
+		ids = append(ids, n.sp.classes[c].real...)
 	}
-	slices.Sort(out)
-	out = slices.Compact(out)
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = n.sp.real[id]
+	}
 	n.nodes[id] = out
+	return out
+}
+
+// people are the users of the classes, each once, by name: users have their numbers
+// in that order.
+func (n *namer) people(set bitset) []string {
+	id := n.pool.put(set)
+	if known, ok := n.owners[id]; ok {
+		return known
+	}
+	var ids []int32
+	for c := range set.each {
+		ids = append(ids, n.sp.classes[c].users...)
+	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = n.sp.users[id]
+	}
+	n.owners[id] = out
 	return out
 }

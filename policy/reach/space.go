@@ -251,6 +251,10 @@ func (b *cutter) admitted() (out []admittedNode) {
 			break
 		}
 	}
+	byName := func(a, b admittedNode) int { return strings.Compare(a.node.Name, b.node.Name) }
+	if !slices.IsSortedFunc(out, byName) {
+		slices.SortStableFunc(out, byName) // so that numbers are in the order of names
+	}
 	return out
 }
 

@@ -145,8 +145,11 @@ func (in *inquiry) holds(it *item, all bool) bool {
 	return false
 }
 
-// possible reports whether some report meets a posture.
+// possible reports whether some report meets a posture; none is always met.
 func possible(p acl.Posture) bool {
+	if len(p) == 0 {
+		return true
+	}
 	list := samples([]term{{posture: p}})
 	return list == nil || slices.ContainsFunc(list, p.Met)
 }
@@ -168,31 +171,56 @@ func (in *inquiry) restricted(r *row, all bool) *row {
 			it.cond = id
 		} else if !in.holds(&it, all) {
 			continue
-		} else if all || in.q.Fixed && in.q.Posture != nil {
+		} else if all {
 			it.cond = always
 		} else {
-			it.cond = in.s.e.conds.endless(it.cond)
+			it.cond = in.settled(it.cond)
 		}
 		out.items = append(out.items, it)
 	}
 	return out
 }
 
-// regardless is what is left of a condition where the question says what is
-// reported: its hours.
+// regardless is what is left of a condition that must always hold: its hours, of
+// the terms that what is reported meets.
 func (in *inquiry) regardless(id cond) cond {
+	return in.terms(id, func(t *term) bool {
+		met := len(t.posture) == 0 || in.q.Posture != nil && t.posture.Met(in.q.Posture)
+		t.posture, t.text = nil, ""
+		return met
+	})
+}
+
+// settled is a condition of which some term holds, as far as the question does not
+// settle it: without terms that do not hold then, where the time is fixed, and
+// without postures where what is reported is said.
+func (in *inquiry) settled(id cond) cond {
+	return in.terms(id, func(t *term) bool {
+		if in.q.Posture != nil {
+			if len(t.posture) > 0 && !t.posture.Met(in.q.Posture) {
+				return false
+			}
+			t.posture, t.text = nil, ""
+		} else if !possible(t.posture) {
+			return false
+		}
+		return t.zone == "" || !in.q.Fixed || endAt(t.spans, minuteOf(in.q.At, t.zone)) > 0
+	})
+}
+
+// terms is a condition of the terms that are kept, as they are left. None of them
+// ends: they have not ended, and more is not asked.
+func (in *inquiry) terms(id cond, keep func(*term) bool) cond {
 	c := in.s.e.conds
 	var terms []term
 	for _, t := range c.terms(id) {
-		if len(t.posture) > 0 && (in.q.Posture == nil || !t.posture.Met(in.q.Posture)) {
-			continue
-		}
-		t.posture, t.text = nil, ""
 		t.spans = slices.Clone(t.spans)
 		for i := range t.spans {
-			t.spans[i].until = forever // it has not ended, and more is not asked
+			t.spans[i].until = forever
 		}
-		terms = append(terms, t)
+		if keep(&t) {
+			terms = append(terms, t)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,0 +1,246 @@
+package reach
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/writmesh/writ/coordinator/acl"
+	"github.com/writmesh/writ/cue/model"
+)
+
+// selects reads a reference as its meaning is written in package acl.
+func selects(c *Compiled, r model.Ref, x thing) bool {
+	one := func(s acl.Selector) bool {
+		switch s.Kind {
+		case acl.KindPrefix:
+			return x.via == acl.Subnet && s.Prefix().Contains(x.addr)
+		case acl.KindInternet:
+			return x.via == acl.Exit
+		}
+		return x.via == acl.Own && s.Selects(x.who(c), nil, noon)
+	}
+	return one(r.Selector) && !slices.ContainsFunc(r.Except, func(e model.Exception) bool { return one(e.Selector) })
+}
+
+func (d drawer) refs(what string) (out []model.Ref) {
+	for _, s := range d.some(what, append([]string{"autogroup:internet", "10.1.2.0/25", "c@x"}, sourceTexts...), 1, 2) {
+		r := model.Ref{Selector: s}
+		if d.chance(what+" except", 3) {
+			r.Except = []model.Exception{{Selector: d.some(what+" excepted", exceptTexts, 1, 1)[0]}}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func checkWorld(t *rapid.T) {
+	d := drawer{t, "", true}
+	c, inv := d.policy(nil), d.inventory()
+	q := Question{At: noon, Fixed: d.chance("fixed", 2), Outside: d.chance("outside", 3)}
+	if !d.chance("from everywhere", 5) || q.Outside {
+		q.From = d.refs("asked from")
+	}
+	if !d.chance("to everywhere", 5) {
+		q.To = d.refs("asked to")
+	}
+	for range rapid.IntRange(0, 2).Draw(t, "asked ports") {
+		p, err := acl.ParsePorts(d.one("asked port", allowTexts))
+		if err != nil {
+			panic(err)
+		}
+		q.Ports = append(q.Ports, p)
+	}
+	_, reports, targets := edges(t, c)
+	instants, missingReport := hourEdges(), map[string]string{}
+	if d.chance("reported", 2) {
+		q.Posture = reports[1]
+		reports, missingReport = reports[1:2], q.Posture
+	}
+	if q.Fixed {
+		instants = []time.Time{noon}
+	}
+	w := NewWorld(c, inv, []Question{q})
+	in := w.inquire(q)
+	reached, missing := w.reachable(in).rectangles(), w.missing(w.inquire(q)).rectangles()
+	rules := w.Rules(q)
+	users := []string{"a@x", "b@x", "c@x"}
+	for _, r := range slices.Concat(q.From, q.To) {
+		if r.Selector.Kind == acl.KindUser && !slices.Contains(users, r.Selector.Name) {
+			users = append(users, r.Selector.Name)
+		}
+	}
+	asked := &Compiled{Principals: map[acl.Selector][]acl.Membership{}}
+	for _, s := range append(refs(q.From), refs(q.To)...) {
+		if s.Kind == acl.KindUser || s.Kind == acl.KindTag {
+			asked.Principals[s] = nil
+		}
+	}
+	everything := things([]*Inventory{inv}, c, asked)
+	everything = slices.DeleteFunc(everything, func(x thing) bool { return x.node.Claim != "" && classOf(w.e.sp, x) < 0 })
+	all := few(t, everything, 8)
+	for _, f := range all {
+		inFrom := q.From == nil || slices.ContainsFunc(q.From, func(r model.Ref) bool { return selects(c, r, f) })
+		inFrom = inFrom != q.Outside
+		for _, to := range all {
+			if f.name == to.name {
+				continue
+			}
+			inTo := q.To == nil || slices.ContainsFunc(q.To, func(r model.Ref) bool { return selects(c, r, to) })
+			there := inFrom && inTo && f.present(c, inv, noon) && to.present(c, inv, noon)
+			cf, ct := classOf(w.e.sp, f), classOf(w.e.sp, to)
+			for _, target := range targets {
+				atom := atomOf(w.e, target)
+				within := len(q.Ports) == 0 || slices.ContainsFunc(q.Ports, func(p acl.Ports) bool { return p.Contains(target) })
+				said := func(rects []rect) *rect {
+					for i := range rects {
+						r := &rects[i]
+						if cf >= 0 && ct >= 0 && r.from.has(cf) && r.to.has(ct) && r.atoms.has(atom) && inLayer(r, f, to) {
+							return r
+						}
+					}
+					return nil
+				}
+				r := said(reached)
+				for _, at := range instants {
+					for _, report := range reports {
+						want := there && within && judge(c, f, to, target, at, report)
+						if got := r != nil && holdsAt(w.e.conds, r.is, at, report); got != want {
+							t.Fatalf("reachable: %s to %s on %s at %s reporting %v: got %t, want %t", f.name, to.name, target, at, report, got, want)
+						}
+						if want {
+							v := judgeRules(c, f, to, target, at, report)
+							for _, rule := range v {
+								if !slices.Contains(rules, rule) {
+									t.Fatalf("%s to %s on %s: rules are %v, want %s among them", f.name, to.name, target, rules, rule)
+								}
+							}
+						}
+					}
+				}
+				lacks := there && within && slices.ContainsFunc(instants, func(at time.Time) bool { return !judge(c, f, to, target, at, missingReport) })
+				if got := said(missing) != nil; got != lacks {
+					t.Fatalf("missing: %s (%d) to %s (%d) on %s: got %t, want %t", f.name, cf, to.name, ct, target, got, lacks)
+				}
+			}
+		}
+	}
+}
+
+// judgeRules are the rules that allow by themselves.
+func judgeRules(c *Compiled, f, to thing, target acl.Target, at time.Time, report map[string]string) (out []string) {
+	for _, rule := range []string{"r0", "r1", "r2", "r3", "r4"} {
+		if judge(portion(c, rule, true), f, to, target, at, report) {
+			out = append(out, rule)
+		}
+	}
+	return out
+}
+
+// portion is a policy with only the grants of a rule, or without them.
+func portion(c *Compiled, rule string, its bool) *Compiled {
+	keep := func(list []acl.Inbound) (out []acl.Inbound) {
+		for _, in := range list {
+			in.Grants = slices.DeleteFunc(slices.Clone(in.Grants), func(g acl.Grant) bool { return (g.Rule == rule) != its })
+			out = append(out, in)
+		}
+		return out
+	}
+	out := *c
+	out.Inbound, out.Routes = keep(c.Inbound), slices.Clone(c.Routes)
+	for i := range out.Routes {
+		out.Routes[i].Inbound = keep(c.Routes[i].Inbound)
+	}
+	return &out
+}
+
+// TestQuestionsAreTheOracle compares what is reachable and what is missing with
+// package acl.
+func TestQuestionsAreTheOracle(t *testing.T) { rapid.Check(t, checkWorld) }
+
+func FuzzQuestions(f *testing.F) {
+	for i := range 4 {
+		f.Add([]byte(strings.Repeat(string(rune('b'+i*7)), 600)))
+	}
+	f.Fuzz(rapid.MakeFuzz(checkWorld))
+}
+
+// TestRedundantIsTheDifference takes each rule away and asks for the difference.
+func TestRedundantIsTheDifference(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := drawer{t, "", false}.policy(nil)
+		inv := drawer{t, "", false}.inventory()
+		got := NewWorld(c, inv, []Question{{At: noon}}).Redundant()
+		rules := map[string]bool{}
+		for _, in := range c.allInbound() {
+			for _, g := range in.Grants {
+				rules[g.Rule] = true
+			}
+		}
+		for rule := range rules {
+			side := func(c *Compiled) Side { return Side{c, inv} }
+			changes := func(base, head *Compiled) int {
+				_, g, _ := difference(side(base), side(head), noon)
+				return len(g.rectangles())
+			}
+			// Routes stay, so that the same ends exist.
+			nothing := *portion(c, "", true)
+			want := changes(c, portion(c, rule, false)) == 0
+			i := slices.IndexFunc(got, func(r Redundant) bool { return r.Rule == rule })
+			if (i >= 0) != want {
+				t.Fatalf("rule %s: redundant %t, want %t", rule, i >= 0, want)
+			}
+			if i < 0 {
+				continue
+			}
+			if dead := changes(&nothing, portion(c, rule, true)) == 0; got[i].Dead != dead {
+				t.Fatalf("rule %s: dead %t, want %t", rule, got[i].Dead, dead)
+			}
+			if !got[i].Dead && len(got[i].By) == 0 {
+				t.Fatalf("rule %s: redundant by nothing", rule)
+			}
+		}
+	})
+}
+
+// TestLocalAddressIsTheNode: what reaches the local address of a node through a
+// route reaches the node, whatever rules say about the node.
+func TestLocalAddressIsTheNode(t *testing.T) {
+	c := &Compiled{
+		Principals: map[acl.Selector][]acl.Membership{selector("a@x"): nil},
+		Routes: []acl.Route{{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Via: selectors([]string{"tag:router"}), Inbound: []acl.Inbound{{
+			To: selector("10.1.2.0/24"), Grants: []acl.Grant{{Rule: "lan", From: selectors([]string{"a@x"}), Allow: []acl.Ports{{Range: acl.RangeAll}}}},
+		}}}},
+	}
+	inv := &Inventory{Nodes: []Admitted{
+		{Name: "gate", Tags: []string{"router"}, Routes: Routes{Advertised: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}},
+		{Name: "db", Tags: []string{"db"}, Local: []netip.Addr{netip.MustParseAddr("10.1.2.9")}},
+		{Name: "far", Tags: []string{"far"}, Local: []netip.Addr{netip.MustParseAddr("10.1.3.9")}},
+	}}
+	for _, x := range []struct {
+		to   string
+		inv  *Inventory
+		want string
+	}{
+		{"tag:db", inv, "a@x → 10.1.2.9"},
+		{"tag:far", inv, ""},
+		{"tag:db", nil, ""},
+	} {
+		q := Question{To: []model.Ref{{Selector: selector(x.to)}}, At: noon}
+		w := NewWorld(c, x.inv, []Question{q})
+		got := ""
+		for _, f := range w.Reachable(q) {
+			got += strings.Join(f.From, ", ") + " → " + strings.Join(f.To, ", ")
+		}
+		if got != x.want {
+			t.Errorf("to %s: got %q, want %q", x.to, got, x.want)
+		}
+		if assumed := len(w.Assumptions(q)) > 0; assumed != (x.inv == nil) {
+			t.Errorf("to %s: assumptions %q", x.to, w.Assumptions(q))
+		}
+	}
+}
