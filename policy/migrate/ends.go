@@ -44,6 +44,9 @@ func (t *tailscale) end(v *value, text string, where side, what string) (out []s
 			t.bad(v.place, "", "%s: ipset not found: %q%s", what, text, didYouMean(text, keys(t.ipsets)))
 			return nil, false, false
 		}
+		if s.bad {
+			return nil, true, false
+		}
 		for _, h := range s.hosts {
 			out = append(out, "host:"+h)
 		}

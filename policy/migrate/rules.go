@@ -174,7 +174,7 @@ func (t *tailscale) acl(v *value, what string) {
 			continue
 		}
 		to, _, ok := t.end(d, host, destination, what+".dst")
-		if !ok {
+		if !ok || len(to) == 0 { // of an ipset nothing may be left
 			continue
 		}
 		own := slices.Equal(to, []string{"autogroup:self"})
