@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/writmesh/writ/coordinator/acl"
+	"github.com/writmesh/writ/coordinator/leaf"
 )
 
 // Origins is the document that says where each rule comes from. Agents do not
@@ -29,14 +30,21 @@ type Origin struct {
 // as before keep the commit and author they had.
 func (r *Result) Origins(before *Origins) *Origins {
 	grants := map[string][]string{}
-	for _, in := range r.Compiled.Inbound {
-		for _, g := range in.Grants {
-			b, _ := json.Marshal(struct {
-				To acl.Selector
-				G  acl.Grant
-			}{in.To, g}) // selectors and ports that were read have texts
-			grants[g.Rule] = append(grants[g.Rule], string(b))
+	add := func(list []acl.Inbound, route string) {
+		for _, in := range list {
+			for _, g := range in.Grants {
+				b, _ := json.Marshal(struct {
+					To    acl.Selector
+					G     acl.Grant
+					Route string `json:",omitempty"`
+				}{in.To, g, route}) // selectors and ports that were read have texts
+				grants[g.Rule] = append(grants[g.Rule], string(b))
+			}
 		}
+	}
+	add(r.Compiled.Inbound, "")
+	for i := range r.Compiled.Routes {
+		add(r.Compiled.Routes[i].Inbound, leaf.RouteName(&r.Compiled.Routes[i]))
 	}
 	out := &Origins{Rules: map[string]Origin{}}
 	for _, rule := range r.Policy.Rules {

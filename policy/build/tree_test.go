@@ -314,3 +314,43 @@ func TestOriginsKeepTheCommitThatChangedARule(t *testing.T) {
 	check(three, "accounting-web", "rules.cue:7", third.Tree.Commit.Hash, "carol@acme.example")
 	check(three, "it-ping", "rules.cue:15", first.Tree.Commit.Hash, "alice@acme.example")
 }
+
+// TestOriginsOfRulesBehindRoutes: what a rule gives behind a router is of the commit
+// that last changed it, which may be one that moved a host or approved a route.
+func TestOriginsOfRulesBehindRoutes(t *testing.T) {
+	repo := sourcetest.New(t)
+	files := exampleFiles(t)
+	files["routes.cue"] = "package network\n\ntags: office: {}\nhosts: erp: \"10.20.0.5\"\nroutes: \"10.20.0.0/16\": via: [\"tag:office\"]\nrules: erp: {from: [\"group:accounting\"], to: [\"host:erp\"], allow: [\"tcp/1433\"], why: \"ERP-1\"}\n"
+	var before *build.Origins
+	origin := func() (commit, rule string) {
+		t.Helper()
+		id := repo.Commit(sourcetest.Commit{Files: files})
+		r, err := source.Open(repo.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		revision, err := r.Tree(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before = mustBuild(t, build.Request{Tree: revision}).Origins(before)
+		return revision.Commit.Hash, before.Rules["erp"].Commit
+	}
+	first, got := origin()
+	if got != first {
+		t.Errorf("new rule: got commit %s, want %s", got, first)
+	}
+	files["routes.cue"] += "\n// Nothing else.\n"
+	if _, got = origin(); got != first {
+		t.Errorf("a comment: got commit %s, want %s", got, first)
+	}
+	files["routes.cue"] = strings.Replace(files["routes.cue"], "10.20.0.5", "10.20.0.6", 1)
+	moved, got := origin()
+	if got != moved {
+		t.Errorf("another host: got commit %s, want %s", got, moved)
+	}
+	files["routes.cue"] = strings.Replace(files["routes.cue"], "10.20.0.0/16", "10.20.0.0/24", 1)
+	if routed, got := origin(); got != routed {
+		t.Errorf("another route: got commit %s, want %s", got, routed)
+	}
+}
