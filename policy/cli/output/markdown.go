@@ -24,8 +24,8 @@ const (
 )
 
 // Markdown writes a report as the one comment on a pull request: the verdict,
-// then whom it gives access and takes it from, then guards, tests and problems,
-// then a picture of what changes. It is shorter than what a comment may hold: as
+// then whom it gives access and takes it from, with a picture, then guards, tests
+// and problems. It is shorter than what a comment may hold: as
 // many rows of each table are left out as it takes, and each table says how many.
 func Markdown(w io.Writer, r *Report) error {
 	text := ""
@@ -58,15 +58,13 @@ func (m *markdown) report() string {
 	if r.Check != nil {
 		m.check(r.Check)
 	}
-	if r.Test != nil {
-		m.guards(r.Test)
-		m.failures(r.Test)
-		m.guardTests(r.Test)
-	}
 	if r.Difference != nil {
 		m.difference(r.Difference)
 	}
 	if r.Test != nil {
+		m.guards(r.Test)
+		m.failures(r.Test)
+		m.guardTests(r.Test)
 		m.coverage(r.Test)
 		m.problems("Warnings", r.Test.Warnings)
 	}
@@ -359,7 +357,11 @@ func (m *markdown) cause(c reach.Cause, lead string) string {
 	if c.Base {
 		return lead + "was " + m.r.Base.linked(causePlace(c))
 	}
-	return lead + m.r.Head.linked(causePlace(c))
+	text := lead + m.r.Head.linked(causePlace(c))
+	if c.Author != "" {
+		text += " by " + code(cut(c.Author, maxLabel))
+	}
+	return text
 }
 
 func (m *markdown) guards(t *Test) {

@@ -118,7 +118,7 @@ func TestPageInABrowser(t *testing.T) {
 	if got := shown("#map-change .arrow.lost"); len(got) != 1 || !strings.Contains(got[0], "group:engineering (2 people) * → tag:staging") {
 		t.Errorf("lost: got %q", got)
 	}
-	if got := shown("#map-before .arrow"); got != nil && len(got) > 0 {
+	if got := shown("#map-before .arrow"); len(got) > 0 {
 		t.Errorf("got the map of before at once: %q", got)
 	}
 
