@@ -1,7 +1,7 @@
 // Package posture says what a node reports of itself in its record: attributes
 // that rules may ask for (acl.Posture).
 //
-//	os             the system: "linux", "darwin"
+//	os             the system: "linux", "macos", "windows", or as Go calls it
 //	osVersion      its version: VERSION_ID of os-release(5), such as "13"
 //	agentVersion   this program's, without a leading "v"
 //	custom:NAME    what a file of the administrator's says: a JSON object of
@@ -45,7 +45,7 @@ type Source struct {
 // Read finds out the attributes. The error is about the file; what is known
 // without it is returned with it.
 func (s Source) Read() (map[string]string, error) {
-	out := map[string]string{"os": runtime.GOOS}
+	out := map[string]string{"os": system(runtime.GOOS)}
 	add := func(attr, value string) {
 		if acl.CheckAttrValue(value) == nil {
 			out[attr] = value
@@ -67,6 +67,14 @@ func (s Source) Read() (map[string]string, error) {
 		out[attr] = value
 	}
 	return out, nil
+}
+
+// system is what policies call a system that Go knows by this name.
+func system(goos string) string {
+	if goos == "darwin" {
+		return "macos"
+	}
+	return goos
 }
 
 func (s Source) osVersion() string {

@@ -30,7 +30,7 @@ func TestRead(t *testing.T) {
 	release := write(t, "os-release", "NAME=\"Debian GNU/Linux\"\nVERSION_ID=\"13\"\nID=debian\n")
 	custom := write(t, "posture.json", `{"diskEncrypted": "true", "edr": "falcon 7"}`)
 	got, err := Source{Version: "v1.2.3", File: custom, osRelease: []string{"/nowhere", release}}.Read()
-	want := map[string]string{"os": runtime.GOOS, "osVersion": "13", "agentVersion": "1.2.3", "custom:diskEncrypted": "true", "custom:edr": "falcon 7"}
+	want := map[string]string{"os": system(runtime.GOOS), "osVersion": "13", "agentVersion": "1.2.3", "custom:diskEncrypted": "true", "custom:edr": "falcon 7"}
 	if d := cmp.Diff(want, got); err != nil || d != "" {
 		t.Errorf("got %v (-want +got):\n%s", err, d)
 	}
@@ -38,8 +38,16 @@ func TestRead(t *testing.T) {
 		t.Error("the version of the system is none")
 	}
 	got, err = Source{osRelease: []string{write(t, "os-release", "ID=arch\n")}}.Read()
-	if d := cmp.Diff(map[string]string{"os": runtime.GOOS}, got); err != nil || d != "" {
+	if d := cmp.Diff(map[string]string{"os": system(runtime.GOOS)}, got); err != nil || d != "" {
 		t.Errorf("without versions: got %v (-want +got):\n%s", err, d)
+	}
+}
+
+func TestSystem(t *testing.T) {
+	for goos, want := range map[string]string{"linux": "linux", "darwin": "macos", "windows": "windows"} {
+		if got := system(goos); got != want {
+			t.Errorf("%s: got %s, want %s", goos, got, want)
+		}
 	}
 }
 
@@ -68,7 +76,7 @@ func TestReadRefuses(t *testing.T) {
 		if err == nil || !strings.HasSuffix(err.Error(), ": "+want) {
 			t.Errorf("%.40q: got %v, want %s", content, err, want)
 		}
-		if d := cmp.Diff(map[string]string{"os": runtime.GOOS, "agentVersion": "1"}, got); d != "" {
+		if d := cmp.Diff(map[string]string{"os": system(runtime.GOOS), "agentVersion": "1"}, got); d != "" {
 			t.Errorf("%.40q (-want +got):\n%s", content, d)
 		}
 	}
