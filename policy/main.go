@@ -51,6 +51,7 @@ var version = "devel"
 func main() {
 	build.Child() // does not return in the child that evaluates
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends what does not look at ctx
 	code := cli.Run(ctx, version, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
