@@ -132,9 +132,7 @@ func difference(base, head Side, at time.Time) (*engine, *gatherer, *namer) {
 	}
 	g := e.newGatherer()
 	e.compare(sheets, g)
-	newest := slices.Clone(sheets)
-	slices.Reverse(newest)
-	return e, g, newNamer(e, newest...)
+	return e, g, newNamer(e, sheets[len(sheets)-1], sheets[0])
 }
 
 // compare gathers what changes from the first sheet to the last.

@@ -40,7 +40,7 @@ type word struct {
 	n    int // classes
 }
 
-// newNamer prepares the words for the sheets: the newest policy first.
+// newNamer prepares the words of one sheet, or of the new side's and the old's.
 func newNamer(e *engine, sheets ...*sheet) *namer {
 	n := &namer{
 		sp: e.sp, pool: e.sets, hosts: map[netip.Prefix]string{}, tagged: map[string]int{},

@@ -6,12 +6,7 @@ import (
 	"github.com/writmesh/writ/coordinator/acl"
 )
 
-var (
-	now   = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
-	soon  = now.Add(time.Hour)
-	later = now.Add(48 * time.Hour)
-	past  = now.Add(-time.Hour)
-)
+var now = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 
 func sel(s string) acl.Selector {
 	x, err := acl.ParseSelector(s)

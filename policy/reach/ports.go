@@ -71,27 +71,6 @@ func Classes(sets ...acl.Ports) []PortClass {
 	return append(out, PortClass{Ports: acl.Ports{Range: acl.RangeProto, Proto: other}, Target: acl.Target{Proto: other}, Other: true})
 }
 
-// portSets are all that the rules use.
-func (c *Compiled) portSets() (out []acl.Ports) {
-	for _, in := range c.Inbound {
-		for _, g := range in.Grants {
-			out = append(out, g.Allow...)
-		}
-	}
-	return out
-}
-
-// within are the classes of which the sets contain the target; no sets contain
-// all.
-func within(classes []PortClass, sets []acl.Ports) []PortClass {
-	if len(sets) == 0 {
-		return classes
-	}
-	return slices.DeleteFunc(slices.Clone(classes), func(c PortClass) bool {
-		return !slices.ContainsFunc(sets, func(p acl.Ports) bool { return p.Contains(c.Target) })
-	})
-}
-
 // portText writes classes as few words, which mean exactly these classes: as
 // rules write ports where they can, everything as "*".
 func portText(in []PortClass, all int) []string {

@@ -1,24 +1,78 @@
-// Package reach answers who reaches what under a compiled policy.
+// Package reach answers who reaches what under a compiled policy, exactly: by set
+// algebra over classes of ends, without samples.
 //
-// What is asked is the leaves, decoded again, and every single answer is
-// coordinator/acl's: what is tested is what ships. Where a question is about all
-// nodes, they are enumerated by class, since most nodes cannot be told apart by
-// any rule.
+// What is asked is the leaves, decoded again, and every answer agrees with package
+// coordinator/acl, which says what a rule means: what is tested is what ships.
 //
-// # Which nodes exist
+// # Ends
 //
-// Without an inventory, these are imagined: a node of every user that the policy
-// mentions; a node of a user that it does not mention; a node for each single
-// tag, and for each set of tags that an enrolment entry or a pinned node has;
-// and each pinned node under its name. With an inventory the nodes in it are
-// added. A node that bears a set of tags that appears nowhere is not imagined.
+// An end of a flow is a node; an address behind a node, through a route that is
+// approved; or the internet, through an exit node.
+//
+// Without an inventory, nodes are imagined: of every user that the policy or a
+// question mentions; of a user that they do not; of a user whose token has a claim,
+// for each claim that is in a group; of each single tag, and of each set of tags
+// that an enrolment entry or a pinned node has; and each pinned node under its
+// name. An imagined node stands for as many as may be. With an inventory the nodes
+// and users in it are added. A node that bears a set of tags that appears nowhere
+// is not imagined, nor is a listed user who has a claim as well: such a user has
+// what the user and the claim have, less what is excepted.
+//
+// What nodes advertise and a route of the policy approves, or the inventory's own
+// list, is behind them. Where no inventory tells of any route, every route that
+// somebody may forward to is taken to be advertised whole; [World.Assumptions]
+// says so. What lies behind two nodes is one end. Addresses of nodes matter only
+// where a prefix in the network's own range selects nodes by them: then a node is
+// an end by each of its addresses, and addresses that nobody holds are ends that
+// "*" and prefixes select.
 //
 // # Classes
 //
-// Nodes that the same selectors of the rules select are one class, as far as any
-// rule is concerned; so are ports that no rule tells apart. A question is asked
-// once for each pair of classes and port class. autogroup:self tells people
-// apart, so where rules use it every user is a class.
+// Ends that the same selectors select, with the same ends of memberships, on all
+// sides of a comparison, are one class (space.go, address.go). Only selectors that
+// rules, approvals and questions use count. Users are classed before their nodes,
+// so that a hundred thousand nodes cost little more than their users. Targets are
+// cut into atoms (ports.go): ports where a rule's range begins or ends, protocols,
+// and each capability with its value.
+//
+// autogroup:self stays a word. Two classes have two layers of pairs: of nodes of
+// one user, and of all others. The layers differ only where a row has a grant to
+// autogroup:self, and only classes that share a user have the first.
+//
+// # Rows
+//
+// A row is what grants give to one class of destinations: items of atoms, a
+// condition and a set of sources (sheet.go). Most destinations share a row. Rows
+// whose items are equal in both policies are not looked at; of others only the
+// atoms of items that differ, each against all items of the other policy
+// (pieces.go). What changes is gathered into rectangles of sources, destinations
+// and atoms (changes.go), each by the rule that makes it, and named (names.go): a
+// name means exactly its set.
+//
+// # Conditions
+//
+// A grant holds until an end, in hours, for sources that meet a posture. A
+// condition (cond.go) is a union of such terms. Its form is canonical for each
+// posture and zone, so that two rules for mon-wed and thu-fri are one for mon-fri,
+// and a term that a weaker one implies is left out. Where terms of different zones
+// or postures may add up to the same, both sides are compared at every edge of
+// their hours within a year and at every value that their postures tell apart
+// (condtext.go); beyond a quarter of a million such points they count as
+// different, which shows a change where there is none, never the reverse.
+//
+// Memberships, grants and approvals are judged at the time asked, and their ends
+// are part of the condition. That an exception's membership ends later, and lets
+// somebody in, is not foreseen. Hours do not depend on the time asked, except in
+// questions that fix it. What nodes of an inventory report is not looked at: a
+// posture stays a condition.
+//
+// # Questions
+//
+// A [World] answers what is reachable or missing between sets of ends
+// ([Question]), which rules no change would follow from ([World.Redundant]), and
+// what tests are about ([Coverage]). "only" goes through routes and exit nodes:
+// what is behind them are ends like others, and an address behind a route that is
+// a local address of a node, which an inventory tells, counts as the node.
 package reach
 
 import (

@@ -116,6 +116,8 @@ type sheet struct {
 	byText  map[string]int32
 	rows    map[string]*row
 	byClass []*row
+	byInto  map[string]*row // by the inbounds, where no exception tells destinations apart
+	excepts bool            // some grant has exceptions to its destination
 	best    []int64
 }
 
@@ -244,7 +246,7 @@ func (e *engine) newSheet(side int, at int64) *sheet {
 	sp := e.sp
 	s := &sheet{
 		sp: sp, e: e, c: sp.sides[side].policy, side: side, at: at,
-		members: sp.members(sp.sides[side].policy, side), byText: map[string]int32{}, rows: map[string]*row{},
+		members: sp.members(sp.sides[side].policy, side), byText: map[string]int32{}, rows: map[string]*row{}, byInto: map[string]*row{},
 		into: make([][]member, len(sp.classes)), byClass: make([]*row, len(sp.classes)), best: make([]int64, len(sp.classes)),
 	}
 	s.inbound = s.c.allInbound()
@@ -257,7 +259,7 @@ func (e *engine) newSheet(side int, at int64) *sheet {
 			}
 			gs := grantSheet{g: g, rule: e.ruleN[g.Rule], atoms: e.atomsOf(g), cond: e.condOf(g), from: -1, toExcept: -1}
 			if len(g.ToExcept) > 0 {
-				gs.toExcept = s.choose(g.ToExcept, nil)
+				gs.toExcept, s.excepts = s.choose(g.ToExcept, nil), true
 			}
 			s.grants[i] = append(s.grants[i], gs)
 		}
@@ -344,6 +346,16 @@ func (s *sheet) row(class int) *row {
 	if r := s.byClass[class]; r != nil {
 		return r
 	}
+	var into []byte
+	if !s.excepts {
+		for _, m := range s.into[class] {
+			into = binary.AppendVarint(binary.AppendVarint(into, int64(m.class)), m.until)
+		}
+		if r := s.byInto[string(into)]; r != nil {
+			s.byClass[class] = r
+			return r
+		}
+	}
 	var items []item
 	for _, m := range s.into[class] {
 		grants := s.grants[m.class]
@@ -399,6 +411,9 @@ func (s *sheet) row(class int) *row {
 		s.rows[k] = r
 	}
 	s.byClass[class] = r
+	if !s.excepts {
+		s.byInto[string(into)] = r
+	}
 	return r
 }
 

@@ -16,7 +16,6 @@ import (
 type World struct {
 	Policy *Compiled
 	e      *engine
-	empty  *sheet
 
 	mu     sync.Mutex
 	sheets map[int64]*sheet
