@@ -131,13 +131,33 @@ func (w Window) Next(at time.Time) (next time.Time) {
 	y, m, d := local.Date()
 	for i := -1; i <= 8; i++ { // a window may have begun yesterday, or wait a week
 		for _, minute := range []uint16{w.Start, w.End % 1440} {
-			consider(time.Date(y, m, d+i, int(minute/60), int(minute%60), 0, 0, zone))
+			t := time.Date(y, m, d+i, int(minute/60), int(minute%60), 0, 0, zone)
+			consider(t)
+			consider(twin(t))
 		}
 	}
-	// Where the wall clock is set, a time of day comes twice, or not at all.
+	// Where the wall clock is set, it may pass over a time of day.
 	_, change := local.ZoneBounds()
 	consider(change)
 	return next
+}
+
+// twin is the other instant at which the wall clock shows what it shows at t: where
+// it is set back, a time of day comes twice. T itself where there is none.
+func twin(t time.Time) time.Time {
+	_, offset := t.Zone()
+	start, end := t.ZoneBounds() // of the offset; zero where it always was, or stays
+	for _, other := range []time.Time{start.Add(-time.Second), end} {
+		if start.IsZero() && other.Before(t) || other.IsZero() {
+			continue
+		}
+		_, o := other.Zone()
+		u := t.Add(time.Duration(offset-o) * time.Second)
+		if _, there := u.Zone(); there == o {
+			return u
+		}
+	}
+	return t
 }
 
 func (w Window) String() string {

@@ -2,6 +2,7 @@ package acl
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 	"time"
 
@@ -76,6 +77,41 @@ func TestWindowRefuses(t *testing.T) {
 		}
 		if w.Contains(noon) {
 			t.Errorf("%s: contains noon", text)
+		}
+	}
+}
+
+// A time of day that comes twice may begin and end a window twice, and so does
+// one that the clock is set to, or at.
+func TestWindowNextTwice(t *testing.T) {
+	for _, c := range []struct {
+		start, end uint16
+		from       string
+		want       []string
+	}{
+		// Sunday 2026-10-25 in Berlin: 03:00 is set to 02:00, at 01:00 UTC.
+		{120, 150, "2026-10-24T23:30:00Z", []string{"2026-10-25T00:00:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:00:00Z", "2026-10-25T01:30:00Z"}},
+		{90, 120, "2026-10-24T23:00:00Z", []string{"2026-10-24T23:30:00Z", "2026-10-25T00:00:00Z"}},
+		{120, 1, "2026-10-24T23:00:00Z", []string{"2026-10-25T00:00:00Z"}},
+		{150, 210, "2026-10-24T23:00:00Z", []string{"2026-10-25T00:30:00Z", "2026-10-25T01:00:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:30:00Z"}},
+		// Sunday 2026-03-29: 02:00 is set to 03:00, at 01:00 UTC.
+		{150, 240, "2026-03-29T00:00:00Z", []string{"2026-03-29T01:00:00Z", "2026-03-29T02:00:00Z"}},
+	} {
+		w := Window{Days: 1 << time.Sunday, Start: c.start, End: c.end, Zone: "Europe/Berlin"}
+		at, err := time.Parse(time.RFC3339, c.from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		is := w.Contains(at)
+		var got []string
+		for at = w.Next(at); len(got) < len(c.want); at = w.Next(at) {
+			if w.Contains(at) != is { // else it might have changed, and did not
+				is = !is
+				got = append(got, at.UTC().Format(time.RFC3339))
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: changes at %v, want %v", w, got, c.want)
 		}
 	}
 }
