@@ -245,7 +245,9 @@ func CheckClaim(s string) error {
 }
 
 // CheckUser checks a user's e-mail address: one '@', ASCII, lower case, no
-// white space, quotes or control characters. It is a name, not a mailbox.
+// white space, quotes or control characters. It is a name, not a mailbox. Nor is it
+// a pattern: in a mailbox a '*' is a letter, but whoever writes "*@acme.example"
+// means everybody there, so a name has none.
 func CheckUser(s string) error {
 	if len(s) > MaxName {
 		return fmt.Errorf("user name of %d bytes: at most %d", len(s), MaxName)
@@ -258,7 +260,7 @@ func CheckUser(s string) error {
 		if 'A' <= r && r <= 'Z' {
 			return fmt.Errorf("user %q: write the address in lower case", s)
 		}
-		if r >= 0x80 || !alnum(s[i]) && !strings.ContainsRune("@.-_+'=~#&!$%^*/?{|}`", r) {
+		if r >= 0x80 || !alnum(s[i]) && !strings.ContainsRune("@.-_+'=~#&!$%^/?{|}`", r) {
 			return fmt.Errorf("user %q: %s is not allowed", s, describe(r))
 		}
 	}

@@ -98,6 +98,8 @@ func TestParseSelectorRefuses(t *testing.T) {
 		"аlice@acme.example":          `user "аlice@acme.example": U+0430 is not allowed`,
 		"tag:alice@acme.example":      `user "tag:alice@acme.example": ':' is not allowed`,
 		"a,b@acme.example":            `user "a,b@acme.example": ',' is not allowed`,
+		"*@acme.example":              `user "*@acme.example": '*' is not allowed`,
+		"ali*@acme.example":           `user "ali*@acme.example": '*' is not allowed`,
 		letters(250) + "@a.b":         "user name of 254 bytes: at most 253",
 		"alice@" + letters(64) + ".b": `user "alice@` + letters(64) + `.b": domain name of 64 bytes: a DNS label has at most 63`,
 	} {

@@ -17,7 +17,11 @@ func (d *decoder) ref(v *value, what string) (Ref, bool) {
 	}
 	switch {
 	case err != nil:
-		d.problems.Add(v.place, "%s: %s%s", what, clean(err.Error()), didYouMean(d.meant(v.str)))
+		p := Problem{Place: v.place, Message: fmt.Sprintf("%s: %s%s", what, clean(err.Error()), didYouMean(d.meant(v.str)))}
+		if strings.Contains(v.str, "*") && strings.Contains(v.str, "@") {
+			p.Hint = `patterns stand in the "members" of identity; name users, a group or autogroup:member`
+		}
+		d.problems = append(d.problems, p)
 		return Ref{}, false
 	case sel.Kind == acl.KindClaim:
 		d.problems = append(d.problems, Problem{Place: v.place, Message: fmt.Sprintf("%s: a claim is no selector: it stands in groups only", what),
