@@ -33,6 +33,7 @@ func (p *Policy) Check() error {
 	c := &check{
 		p: p, groups: map[string]*Group{}, tags: map[string]bool{}, nodes: map[string]bool{}, services: map[string]*Service{},
 		hosts: map[string]*Host{}, postures: map[string]bool{}, pinned: map[netip.Addr]bool{}, inside: map[string]groupInside{},
+		until: map[string]*groupUntil{},
 	}
 	c.sort()
 	for i := range p.Groups {
@@ -89,6 +90,9 @@ type check struct {
 	pinned   map[netip.Addr]bool    // addresses of pinned nodes
 	routed   prefixSet              // what routes approve
 	inside   map[string]groupInside // of groups that were asked about
+	until    map[string]*groupUntil // of groups that were asked about
+	steps    int                    // taken to find until
+	testing  bool                   // what is checked are tests, which give no access
 	bearable map[string]bool        // tags that nodes may bear; nil until asked for
 	literal  []Place                // where addresses stand that no pinned node has
 	looked   int                    // for nearest names, so often
@@ -271,6 +275,8 @@ func (c *check) checkRules() {
 }
 
 func (c *check) checkTests() {
+	c.testing = true
+	defer func() { c.testing = false }()
 	for i := range c.p.Tests {
 		t := &c.p.Tests[i]
 		what := subject("test", t.Name)

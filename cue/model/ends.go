@@ -43,11 +43,16 @@ func (c *check) difference(what string, refs []Ref) {
 		behind := c.behind(r.Selector)
 		nodes, addresses = nodes || !behind, addresses || behind
 	}
+	ends := false
 	for _, e := range refs[0].Except {
 		c.exception(what, e)
+		ends = ends || e.Selector.Kind == acl.KindGroup && c.look(e.Selector.Name).ending != nil
 		if behind := c.behind(e.Selector); !c.p.Network.LiteralAddresses && (behind && !addresses || !behind && !nodes) {
 			c.warnings.Add(e.Place, "%s: except %s subtracts nothing: a node is not an address behind one", what, e.Selector)
 		}
+	}
+	if ends && !c.testing {
+		c.outlive(what, refs)
 	}
 }
 
@@ -68,9 +73,6 @@ func (c *check) exception(what string, e Exception) {
 		if in.claim != nil {
 			c.problems = append(c.problems, Problem{Place: e.Place, Also: []Place{in.claim.Place},
 				Message: fmt.Sprintf("%s: who is in it by %s would escape by not showing the claim; list users", what, in.claim.Selector)})
-		} else if in.ending != nil {
-			c.warnings = append(c.warnings, Problem{Place: e.Place, Also: []Place{in.ending.Place},
-				Message: fmt.Sprintf("%s: gives access to %s when the membership ends", what, in.ending.Selector)})
 		}
 	case acl.KindNode:
 		if !c.nodes[e.Selector.Name] {
