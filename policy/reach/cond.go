@@ -43,7 +43,7 @@ type span struct {
 // clock of a zone. The zone "" is that of spans which are the whole week.
 type term struct {
 	posture acl.Posture // nil: whatever is reported
-	text    string      // of the posture
+	key     string      // of the posture
 	zone    string
 	spans   []span // rising, not empty, not touching where the ends are equal
 }
@@ -64,10 +64,11 @@ type conds struct {
 	list  [][]term
 	byKey map[string]cond
 	sums  map[[2]cond]cond
+	same  map[[2]cond]bool
 }
 
 func newConds() *conds {
-	c := &conds{byKey: map[string]cond{}, sums: map[[2]cond]cond{}}
+	c := &conds{byKey: map[string]cond{}, sums: map[[2]cond]cond{}, same: map[[2]cond]bool{}}
 	c.put(nil)
 	c.put([]term{{spans: []span{{0, week, forever}}}})
 	return c
@@ -76,7 +77,7 @@ func newConds() *conds {
 func (c *conds) put(terms []term) cond {
 	var k strings.Builder
 	for _, t := range terms {
-		fmt.Fprintf(&k, "%s|%s", t.text, t.zone)
+		fmt.Fprintf(&k, "%s|%s", t.key, t.zone)
 		for _, s := range t.spans {
 			fmt.Fprintf(&k, " %d-%d %d", s.from, s.to, s.until)
 		}
@@ -119,7 +120,7 @@ func (c *conds) of(g *acl.Grant) cond {
 	var out []term
 	for _, p := range postures {
 		for zone, minutes := range byZone {
-			t := term{posture: p, text: p.String(), zone: zone}
+			t := term{posture: p, key: postureKey(p), zone: zone}
 			for i := 0; i < week; i++ {
 				if !minutes[i] {
 					continue
@@ -200,7 +201,7 @@ func (c *conds) capped(id cond, until int64) cond {
 func normal(terms []term) []term {
 	var out []term
 	for _, t := range terms {
-		i := slices.IndexFunc(out, func(o term) bool { return o.text == t.text && o.zone == t.zone })
+		i := slices.IndexFunc(out, func(o term) bool { return o.key == t.key && o.zone == t.zone })
 		if i < 0 {
 			out = append(out, t)
 			continue
@@ -214,14 +215,14 @@ func normal(terms []term) []term {
 		}
 		if end := whole(t.spans); end > 0 {
 			all := []span{{0, week, end}}
-			if i := slices.IndexFunc(out, func(o term) bool { return o.text == t.text && o.zone == "" }); i >= 0 {
+			if i := slices.IndexFunc(out, func(o term) bool { return o.key == t.key && o.zone == "" }); i >= 0 {
 				out[i].spans = latest(out[i].spans, all)
 			} else {
-				out = append(out, term{t.posture, t.text, "", all})
+				out = append(out, term{t.posture, t.key, "", all})
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b term) int { return cmp.Or(strings.Compare(a.text, b.text), strings.Compare(a.zone, b.zone)) })
+	slices.SortFunc(out, func(a, b term) int { return cmp.Or(strings.Compare(a.key, b.key), strings.Compare(a.zone, b.zone)) })
 	var kept []term
 	for i, t := range out {
 		spans := t.spans

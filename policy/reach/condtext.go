@@ -39,7 +39,7 @@ func (c *conds) words(id cond) (w condWords) {
 		}
 		slices.SortFunc(ends, func(a, b int64) int { return cmp.Compare(b, a) })
 		for _, end := range ends {
-			list = append(list, alternative{spanText(byEnd[end], t.zone), t.text, end})
+			list = append(list, alternative{spanText(byEnd[end], t.zone), t.posture.String(), end})
 		}
 	}
 	w.until = moment(latest)
@@ -118,10 +118,28 @@ func spanText(spans []span, zone string) string {
 // their hours begin or end within a year, and every value that their postures
 // tell apart. Conditions too large for that are not equal.
 func (c *conds) equal(a, b cond) bool {
-	if a == never || b == never {
-		return false
+	if a == b {
+		return true
 	}
-	x, y := c.terms(a), c.terms(b)
+	k := [2]cond{min(a, b), max(a, b)}
+	c.mu.Lock()
+	same, ok := c.same[k]
+	c.mu.Unlock()
+	if !ok {
+		same = equalTerms(c.terms(a), c.terms(b))
+		c.mu.Lock()
+		c.same[k] = same
+		c.mu.Unlock()
+	}
+	return same
+}
+
+// equalTerms is equal without its memory. Of no terms, those are the same whose
+// postures nothing meets.
+func equalTerms(x, y []term) bool {
+	if len(x) == 0 || len(y) == 0 {
+		return !slices.ContainsFunc(slices.Concat(x, y), func(t term) bool { return possible(t.posture) })
+	}
 	if len(x) == 1 && len(y) == 1 && x[0].zone == y[0].zone && len(x[0].posture)+len(y[0].posture) == 0 {
 		return false
 	}
@@ -172,7 +190,9 @@ func minuteOf(at time.Time, zone string) int16 {
 }
 
 // moments are instants between which no term begins or ends, within a week where
-// one zone tells hours, and else within the year 2027.
+// one zone tells hours, and else within the year 2027: those at which a clock
+// shows an edge of the hours, both where it shows it twice, and those at which it
+// is put forward or back.
 func moments(terms []term) (out []time.Time) {
 	zones := map[string]bool{}
 	for _, t := range terms {
@@ -202,48 +222,22 @@ func moments(terms []term) (out []time.Time) {
 			}
 		}
 		for w := range weeks {
+			begin := time.Date(2027, 1, 3+7*w, 0, 0, 0, 0, z)
+			_, put := begin.ZoneBounds()
+			moves := weeks > 1 && !put.IsZero() && put.Before(begin.AddDate(0, 0, 7))
+			var by time.Duration
+			if moves {
+				out = append(out, put)
+				_, was := begin.Zone()
+				_, is := put.Zone()
+				by = time.Duration(is-was) * time.Second
+			}
 			for m := range edges {
-				out = append(out, time.Date(2027, 1, 3+7*w, 0, int(m), 0, 0, z))
-			}
-		}
-	}
-	return out
-}
-
-// samples are reports of which no two postures of the terms think the same, in all
-// combinations of attributes; none where there are too many.
-func samples(terms []term) []map[string]string {
-	values := map[string][]string{}
-	var attrs []string
-	for _, t := range terms {
-		for _, cond := range t.posture {
-			if values[cond.Attr] == nil {
-				attrs = append(attrs, cond.Attr)
-				values[cond.Attr] = []string{"", "(any other)", "0", "99999"}
-			}
-			for _, v := range cond.Values {
-				values[cond.Attr] = append(values[cond.Attr], v, v+".0.0.1")
-			}
-		}
-	}
-	out := []map[string]string{{}}
-	for _, attr := range attrs {
-		list := slices.Compact(slices.Sorted(slices.Values(values[attr])))
-		var next []map[string]string
-		for _, r := range out {
-			for _, v := range list {
-				with := map[string]string{}
-				for k, o := range r {
-					with[k] = o
+				at := time.Date(2027, 1, 3+7*w, 0, int(m), 0, 0, z)
+				if out = append(out, at); moves {
+					out = append(out, at.Add(by), at.Add(-by))
 				}
-				if v != "" {
-					with[attr] = v
-				}
-				next = append(next, with)
 			}
-		}
-		if out = next; len(out) > 1<<12 {
-			return nil
 		}
 	}
 	return out

@@ -109,6 +109,10 @@ func (d drawer) grant(rule string, plain bool) acl.Grant {
 				{{Attr: "os", Op: acl.OpSet}, {Attr: "osVersion", Op: acl.OpLeast, Values: []string{"14"}}},
 				{{Attr: "osVersion", Op: acl.OpMore, Values: []string{"13.2"}}},
 				{{Attr: "osVersion", Op: acl.OpLess, Values: []string{"14"}}},
+				{{Attr: "osVersion", Op: acl.OpIn, Values: []string{"14"}}},
+				{{Attr: "osVersion", Op: acl.OpLeast, Values: []string{"14"}}, {Attr: "osVersion", Op: acl.OpMost, Values: []string{"14"}}},
+				{{Attr: "osVersion", Op: acl.OpLess, Values: []string{"14.0.0.1"}}},
+				{{Attr: "osVersion", Op: acl.OpMost, Values: []string{"14.0"}}},
 			}).Draw(d.t, d.label+"met"))
 		}
 	}
@@ -415,7 +419,7 @@ func edges(t *rapid.T, policies ...*Compiled) (instants []time.Time, reports []m
 	instants = append([]time.Time{noon}, rapid.SliceOfN(rapid.SampledFrom(all), 6, 6).Draw(t, "instants")...)
 	var many []map[string]string
 	for _, os := range []string{"", "linux", "macos", "plan9"} {
-		for _, v := range []string{"", "13.2", "13.2.1", "13", "14", "15", "odd"} {
+		for _, v := range []string{"", "13.2", "13.2.1", "13", "14", "14.0", "014", "14.0.0.0.5", "0", "15", "odd"} {
 			r := map[string]string{}
 			if os != "" {
 				r["os"] = os

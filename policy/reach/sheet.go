@@ -231,7 +231,7 @@ func (e *engine) condOf(g *acl.Grant) cond {
 		k.WriteString(w.String() + ";")
 	}
 	for _, p := range g.Posture {
-		k.WriteString("|" + p.String())
+		k.WriteString("|" + postureKey(p))
 	}
 	id, ok := e.holds[k.String()]
 	if !ok {

@@ -144,15 +144,6 @@ func (in *inquiry) holds(it *item, all bool) bool {
 	return false
 }
 
-// possible reports whether some report meets a posture; none is always met.
-func possible(p acl.Posture) bool {
-	if len(p) == 0 {
-		return true
-	}
-	list := samples([]term{{posture: p}})
-	return list == nil || slices.ContainsFunc(list, p.Met)
-}
-
 // restricted is a row of the items that count, on the atoms asked about. For what
 // must always hold, items that do so together are kept with their hours.
 func (in *inquiry) restricted(r *row, all bool) *row {
@@ -185,7 +176,7 @@ func (in *inquiry) restricted(r *row, all bool) *row {
 func (in *inquiry) regardless(id cond) cond {
 	return in.terms(id, func(t *term) bool {
 		met := len(t.posture) == 0 || in.q.Posture != nil && t.posture.Met(in.q.Posture)
-		t.posture, t.text = nil, ""
+		t.posture, t.key = nil, ""
 		return met
 	})
 }
@@ -199,7 +190,7 @@ func (in *inquiry) settled(id cond) cond {
 			if len(t.posture) > 0 && !t.posture.Met(in.q.Posture) {
 				return false
 			}
-			t.posture, t.text = nil, ""
+			t.posture, t.key = nil, ""
 		} else if !possible(t.posture) {
 			return false
 		}
