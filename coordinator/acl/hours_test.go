@@ -119,7 +119,7 @@ func TestWindowNextTwice(t *testing.T) {
 func drawWindow(t *rapid.T) Window {
 	return Window{
 		Days:  Days(rapid.IntRange(1, int(EveryDay)).Draw(t, "days")),
-		Start: uint16(rapid.SampledFrom([]int{0, 1, 60, 120, 150, 540, 1439}).Draw(t, "start")),
+		Start: uint16(rapid.SampledFrom([]int{0, 1, 60, 90, 120, 150, 540, 1439}).Draw(t, "start")),
 		End:   uint16(rapid.SampledFrom([]int{1, 60, 121, 180, 540, 1050, 1439, 1440}).Draw(t, "end")),
 		Zone:  rapid.SampledFrom([]string{"UTC", "Europe/Berlin", "America/Sao_Paulo", "Asia/Kathmandu", "Australia/Lord_Howe"}).Draw(t, "zone"),
 	}

@@ -29,7 +29,7 @@ func FuzzLoad(f *testing.F) {
 		// What is larger can evaluate for longer than a fuzz run, and is
 		// ended by the limits of the child process.
 		if len(text) > 4096 {
-			t.Skip()
+			return
 		}
 		texts := map[string]string{"a.cue": string(text)}
 		if data {
