@@ -47,7 +47,7 @@ const (
 	pillWidth    = 220
 	rowHeight    = 38
 	boxLetters   = 33 // that fit a box
-	pillLetters  = 27
+	pillLetters  = 24
 )
 
 func newArrow(class, sign string, c reach.Change, gained bool) arrow {
@@ -62,28 +62,29 @@ func newArrow(class, sign string, c reach.Change, gained bool) arrow {
 	return a
 }
 
-// changeArrows are what a change gives and takes, then what is there after it.
+// changeArrows are what a change gives and takes, then what is there after it: all
+// of it, for who gained some of an access may stand in one row with who had it.
 func changeArrows(d *reach.Difference, maps *Maps) (out []arrow) {
 	type words struct{ from, to, ports string }
 	key := func(c reach.Change) words {
 		return words{strings.Join(c.From, ","), what(c, false), strings.Join(doors(c), ",")}
 	}
 	changed := map[words]bool{}
-	gained, lost, moved := split(d)
-	for _, c := range gained {
+	v := divide(d)
+	for _, c := range v.gained {
 		out = append(out, newArrow("gained", "+", c, true))
 		changed[key(c)] = true
 	}
-	for _, c := range lost {
+	for _, c := range v.lost {
 		out = append(out, newArrow("lost", "−", c, false))
 	}
-	for _, c := range moved {
+	for _, c := range append(v.other(), v.ends...) {
 		out = append(out, newArrow("moved", "~", c, true))
 		changed[key(c)] = true
 	}
 	for _, c := range maps.After {
 		if !changed[key(c)] {
-			out = append(out, newArrow("kept", "=", c, true))
+			out = append(out, newArrow("kept", "·", c, true))
 		}
 	}
 	return out

@@ -160,8 +160,8 @@ func effectOf(d *reach.Difference) string {
 		return noDifference
 	}
 	var out []string
-	gained, lost, moved := split(d)
-	side := func(changes []reach.Change, verb string) {
+	v := divide(d)
+	side := func(changes []reach.Change, verb, how string) {
 		if len(changes) == 0 {
 			return
 		}
@@ -169,14 +169,16 @@ func effectOf(d *reach.Difference) string {
 			if n > 1 {
 				verb = strings.TrimSuffix(verb, "s")
 			}
-			out = append(out, plural(n, "person", "people")+" "+verb+" access")
+			out = append(out, plural(n, "person", "people")+" "+verb+" access"+how)
 		} else {
-			out = append(out, "access is "+map[string]string{"gains": "gained", "loses": "lost"}[verb])
+			out = append(out, "access is "+map[string]string{"gains": "gained", "loses": "lost"}[verb]+how)
 		}
 	}
-	side(gained, "gains")
-	side(lost, "loses")
-	if len(moved) > 0 {
+	side(v.gained, "gains", "")
+	side(v.lost, "loses", "")
+	side(v.wider, "gains", " under some conditions")
+	side(v.narrower, "loses", " under some conditions")
+	if len(v.ends) > 0 {
 		out = append(out, "access ends at another time")
 	}
 	if n := len(d.Admission); n > 0 {
@@ -197,26 +199,6 @@ func effectOf(d *reach.Difference) string {
 		return out[0] + " and " + out[1]
 	}
 	return strings.Join(out, ", ")
-}
-
-// split tells what is gained and lost from what is there before and after with
-// another end.
-func split(d *reach.Difference) (gained, lost, moved []reach.Change) {
-	for _, c := range d.Gained {
-		if c.Kept {
-			moved = append(moved, c)
-		} else {
-			gained = append(gained, c)
-		}
-	}
-	for _, c := range d.Lost {
-		if c.Kept {
-			moved = append(moved, c)
-		} else {
-			lost = append(lost, c)
-		}
-	}
-	return gained, lost, moved
 }
 
 // table writes a heading, and rows as far as they are shown.
@@ -266,10 +248,11 @@ func (m *markdown) difference(d *reach.Difference) {
 		m.line("No effective access change: whatever reached something still does, and nothing else.\n")
 		return
 	}
-	gained, lost, moved := split(d)
-	m.changes("Access gained", gained, true)
-	m.changes("Access lost", lost, false)
-	m.changes("Access kept, with another end", moved, true)
+	v := divide(d)
+	m.changes("Access gained", v.gained, true)
+	m.changes("Access lost", v.lost, false)
+	m.changes("Access kept, under other conditions", v.other(), true)
+	m.changes("Access kept, with another end", v.ends, true)
 	m.list("Who is let in, and whom the network trusts", len(d.Admission), func(i int) string {
 		a := d.Admission[i]
 		mark := map[string]string{reach.LetsIn: "➕", reach.PutsOut: "➖"}[a.Effect]
@@ -278,9 +261,9 @@ func (m *markdown) difference(d *reach.Difference) {
 		}
 		return mark + " " + code(cut(a.Text, maxCell)) + m.cause(a.Cause, " — ")
 	})
-	if len(d.Lost) == 0 && len(gained) > 0 && !d.Out() {
+	if len(d.Lost) == 0 && len(v.gained) > 0 && !d.Out() {
 		m.line("Nobody loses access.\n")
-	} else if len(d.Gained) == 0 && len(lost) > 0 && !d.In() {
+	} else if len(d.Gained) == 0 && len(v.lost) > 0 && !d.In() {
 		m.line("Nobody gains access.\n")
 	}
 	if picture, more := Mermaid(d); picture != "" {

@@ -88,7 +88,7 @@ func Page(w io.Writer, r *Report) error {
 
 func newPage(r *Report) page {
 	d := r.Difference
-	gained, lost, moved := split(d)
+	v := divide(d)
 	effect := effectOf(d)
 	p := page{
 		Policy: template.HTMLAttr(fmt.Sprintf(`content="default-src 'none'; style-src 'sha256-%s'; script-src 'sha256-%s'; base-uri 'none'; form-action 'none'"`, digest(pageCSS), digest(pageJS))),
@@ -102,37 +102,52 @@ func newPage(r *Report) page {
 		p.Title = "Access change: " + visible(r.Head.short())
 	}
 	for _, c := range []struct {
-		class, sign, verb string
-		changes           []reach.Change
-	}{{"gained", "+", "gained", gained}, {"lost", "−", "lost", lost}, {"moved", "~", "kept with another end", moved}} {
-		text := "nothing " + c.verb
-		if len(c.changes) > 0 {
-			text = c.verb
+		class, sign, verb, none string
+		changes                 []reach.Change
+	}{
+		{"gained", "+", "gained", none("nothing gained", v.wider), v.gained},
+		{"lost", "−", "lost", none("nothing lost", v.narrower), v.lost},
+		{"gained", "+", "gained under some conditions", "", v.wider},
+		{"lost", "−", "lost under some conditions", "", v.narrower},
+		{"moved", "~", "kept with another end", "", v.ends},
+	} {
+		switch {
+		case len(c.changes) > 0:
+			text := c.verb
 			if n := people(c.changes); n > 0 {
 				text += " by " + plural(n, "person", "people")
 			}
 			if d.Inventory {
 				text += ", to " + plural(nodes(c.changes), "node", "nodes")
 			}
-		} else if c.class == "moved" {
-			continue
+			p.Counts = append(p.Counts, pageCount{c.class, c.sign, text})
+		case c.none != "":
+			p.Counts = append(p.Counts, pageCount{"nothing", c.sign, c.none})
 		}
-		p.Counts = append(p.Counts, pageCount{c.class, c.sign, text})
 	}
 	p.Views = []pageView{
-		{ID: "change", Name: "Change", Text: "What the change gives and takes, among all access after it", Checked: true, Drawing: draw(changeArrows(d, r.Maps))},
+		{ID: "change", Name: "Change", Text: "What the change gives and takes; in grey all access after it, whether it was there before or not", Checked: true, Drawing: draw(changeArrows(d, r.Maps))},
 		{ID: "before", Name: "Before", Text: "All access before the change", Drawing: draw(mapArrows(r.Maps.Before, "kept", "="))},
 		{ID: "after", Name: "After", Text: "All access after the change", Drawing: draw(mapArrows(r.Maps.After, "kept", "="))},
 	}
-	p.table("gained", "Access gained", "+", gained, true, d.Inventory)
-	p.table("lost", "Access lost", "−", lost, false, d.Inventory)
-	p.table("moved", "Access kept, with another end", "~", moved, true, d.Inventory)
+	p.table("gained", "Access gained", "+", v.gained, true, d.Inventory)
+	p.table("lost", "Access lost", "−", v.lost, false, d.Inventory)
+	p.table("moved", "Access kept, under other conditions", "~", v.other(), true, d.Inventory)
+	p.table("moved", "Access kept, with another end", "~", v.ends, true, d.Inventory)
 	p.admission(d)
 	p.Extra = []pageTable{
 		changeTable("kept", "All access before", "", r.Maps.Before, true, d.Inventory),
 		changeTable("kept", "All access after", "", r.Maps.After, true, d.Inventory),
 	}
 	return p
+}
+
+// none is said where nothing changes so, not even under some conditions.
+func none(text string, partly []reach.Change) string {
+	if len(partly) > 0 {
+		return ""
+	}
+	return text
 }
 
 // short is what people call a side.

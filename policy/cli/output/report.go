@@ -117,7 +117,7 @@ var sorts = map[string]string{
 	"coverage":        "too little is covered by tests",
 	"access/gained":   "a change gives access",
 	"access/lost":     "a change takes access",
-	"access/kept":     "a change moves the end of access",
+	"access/kept":     "a change moves the end or the conditions of access",
 	"admission/in":    "a change lets nodes into the network",
 	"admission/out":   "a change puts nodes out of the network",
 	"admission/trust": "a change is about whom the network trusts",

@@ -93,25 +93,116 @@ func tell(c reach.Change, gained, counted bool) sentence {
 // when says until when a change gives or gave access, and on which conditions.
 func when(c reach.Change, gained bool) string {
 	var out []string
+	if c.Kept {
+		out = moved(c)
+		c.When, c.Posture = unlessMoved(c.When, c.BeforeWhen), unlessMoved(c.Posture, c.BeforePosture)
+	}
 	switch {
-	case c.Kept:
-		out = append(out, "now "+end(c.Until))
-	case c.Until.IsZero():
+	case c.Kept, c.Until.IsZero():
 	case !gained:
 		out = append(out, "would have ended "+reach.Moment(c.Until))
 	default:
 		out = append(out, end(c.Until))
 	}
 	if len(c.When) > 0 {
-		out = append(out, strings.Join(c.When, " or "))
+		out = append(out, hours(c.When))
 	}
 	if len(c.Posture) > 0 {
-		out = append(out, "where "+strings.Join(c.Posture, " or "))
+		out = append(out, posture(c.Posture))
 	}
 	if c.By == "inventory" {
 		out = append(out, "by the inventory alone")
 	}
 	return strings.Join(out, "; ")
+}
+
+// moved says what of kept access is another now than before: its end, its hours,
+// and what the source must report.
+func moved(c reach.Change) (out []string) {
+	add := func(now, before string) { out = append(out, "now "+now+", before "+before) }
+	if !slices.Equal(c.When, c.BeforeWhen) {
+		add(hours(c.When), hours(c.BeforeWhen))
+	}
+	if !slices.Equal(c.Posture, c.BeforePosture) {
+		add(posture(c.Posture), posture(c.BeforePosture))
+	}
+	switch {
+	case !c.Until.Equal(c.Before):
+		add(end(c.Until), end(c.Before))
+	case !c.Until.IsZero():
+		out = append(out, end(c.Until))
+	}
+	return out
+}
+
+// unlessMoved is a condition that stays what it was.
+func unlessMoved(now, before []string) []string {
+	if slices.Equal(now, before) {
+		return now
+	}
+	return nil
+}
+
+func hours(when []string) string {
+	if len(when) == 0 {
+		return "at any time"
+	}
+	return strings.Join(when, " or ")
+}
+
+func posture(conditions []string) string {
+	if len(conditions) == 0 {
+		return "whatever is reported"
+	}
+	return "where " + strings.Join(conditions, " or ")
+}
+
+// conditional reports whether kept access has other hours or postures than before,
+// so that there are times or nodes for which it is gained or lost, and not merely
+// another end.
+func conditional(c reach.Change) bool {
+	return c.Kept && !(slices.Equal(c.When, c.BeforeWhen) && slices.Equal(c.Posture, c.BeforePosture))
+}
+
+// A division is a difference by what it means to those whom it is about.
+type division struct {
+	gained, lost []reach.Change
+	wider        []reach.Change // kept, and gained under some conditions
+	narrower     []reach.Change // kept, and lost under some conditions
+	ends         []reach.Change // kept, with another end
+}
+
+func divide(d *reach.Difference) (out division) {
+	for _, side := range []struct {
+		changes       []reach.Change
+		whole, partly *[]reach.Change
+	}{{d.Gained, &out.gained, &out.wider}, {d.Lost, &out.lost, &out.narrower}} {
+		for _, c := range side.changes {
+			switch {
+			case conditional(c):
+				*side.partly = append(*side.partly, c)
+			case c.Kept:
+				out.ends = append(out.ends, c)
+			default:
+				*side.whole = append(*side.whole, c)
+			}
+		}
+	}
+	return out
+}
+
+// other is kept access under other conditions, each change once: what is wider and
+// narrower at the same time is told on both sides of a difference.
+func (v division) other() []reach.Change {
+	out := slices.Clone(v.wider)
+	for _, c := range v.narrower {
+		if !slices.ContainsFunc(v.wider, func(w reach.Change) bool {
+			return tell(w, true, true).text == tell(c, true, true).text && when(w, true) == when(c, true)
+		}) {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // people are the users that changes are about, and nodes those of the inventory

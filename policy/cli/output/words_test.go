@@ -1,0 +1,96 @@
+package output
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/writmesh/writ/policy/reach"
+)
+
+// What stays under other conditions is told with what they were, and counts as
+// gained or lost for whom they let in or leave out; only another end does not.
+func TestOtherConditions(t *testing.T) {
+	year := func(y int) time.Time { return time.Date(y, 1, 1, 0, 0, 0, 0, time.UTC) }
+	change := func(edit func(c *reach.Change)) reach.Change {
+		c := reach.Change{From: []string{"group:dev"}, To: []string{"tag:db"}, Ports: []string{"tcp/22"}, People: []string{"a@x.example", "b@x.example"}, Kept: true, By: "policy"}
+		edit(&c)
+		return c
+	}
+	narrow := change(func(c *reach.Change) { c.Posture = []string{"os in macos"} })
+	wide := change(func(c *reach.Change) {
+		c.When, c.BeforeWhen = []string{"mon-sat 09:00-17:00 UTC"}, []string{"mon-fri 09:00-17:00 UTC"}
+		c.Until, c.Before = year(2028), year(2028)
+	})
+	aside := change(func(c *reach.Change) {
+		c.Posture, c.BeforePosture, c.When, c.BeforeWhen = []string{"os in macos"}, []string{"os in linux"}, []string{"sat"}, []string{"sat"}
+	})
+	end := change(func(c *reach.Change) { c.Until = year(2027) })
+	for _, c := range []struct {
+		name         string
+		gained, lost []reach.Change
+		when         string
+		effect       string
+		headings     []string
+		pills        []string
+	}{
+		{"narrower", nil, []reach.Change{narrow}, "now where os in macos, before whatever is reported",
+			"2 people lose access under some conditions", []string{"under other conditions"}, []string{"nothing gained", "lost under some conditions by 2 people"}},
+		{"wider", []reach.Change{wide}, nil, "now mon-sat 09:00-17:00 UTC, before mon-fri 09:00-17:00 UTC; until 2028-01-01 00:00 UTC",
+			"2 people gain access under some conditions", []string{"under other conditions"}, []string{"nothing lost", "gained under some conditions by 2 people"}},
+		{"aside", []reach.Change{aside}, []reach.Change{aside}, "now where os in macos, before where os in linux; sat",
+			"2 people gain access under some conditions and 2 people lose access under some conditions", []string{"under other conditions"},
+			[]string{"gained under some conditions by 2 people", "lost under some conditions by 2 people"}},
+		{"end", nil, []reach.Change{end}, "now until 2027-01-01 00:00 UTC, before without end",
+			"access ends at another time", []string{"with another end"}, []string{"nothing gained", "nothing lost", "kept with another end by 2 people"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := &reach.Difference{Gained: c.gained, Lost: c.lost}
+			for _, list := range [][]reach.Change{c.gained, c.lost} {
+				for _, ch := range list {
+					if got := when(ch, true); got != c.when {
+						t.Errorf("when: got %q, want %q", got, c.when)
+					}
+				}
+			}
+			if got := effectOf(d); got != c.effect {
+				t.Errorf("effect: got %q, want %q", got, c.effect)
+			}
+			var b bytes.Buffer
+			r := &Report{Verb: "diff", Difference: d, Maps: &Maps{}}
+			if err := Markdown(&b, r); err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(b.String(), "#### Access"); n != len(c.headings) {
+				t.Errorf("%d headings, want %d:\n%s", n, len(c.headings), b.String())
+			}
+			for _, h := range c.headings {
+				if !strings.Contains(b.String(), "#### Access kept, "+h) {
+					t.Errorf("no heading %q in\n%s", h, b.String())
+				}
+			}
+			if n := strings.Count(b.String(), "`group:dev`"); n != 1 {
+				t.Errorf("the change stands in %d rows, want 1:\n%s", n, b.String())
+			}
+			var pills []string
+			for _, p := range newPage(r).Counts {
+				pills = append(pills, p.Text)
+			}
+			if strings.Join(pills, "; ") != strings.Join(c.pills, "; ") {
+				t.Errorf("page says %q, want %q", pills, c.pills)
+			}
+		})
+	}
+}
+
+// A row that is not of the change itself is not said to have been there before.
+func TestChangeViewClaimsNothingOfBefore(t *testing.T) {
+	all := reach.Change{From: []string{"group:dev"}, To: []string{"tag:db"}, Ports: []string{"tcp/22"}}
+	one := all
+	one.From = []string{"bob@x.example"}
+	rows := changeArrows(&reach.Difference{Gained: []reach.Change{one}}, &Maps{After: []reach.Change{all}})
+	if len(rows) != 2 || rows[0].Sign != "+" || rows[1].Sign == "=" {
+		t.Errorf("rows %+v: want one that is gained, and one that is there after the change", rows)
+	}
+}
