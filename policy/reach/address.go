@@ -97,9 +97,11 @@ type approval struct {
 	until  [3]int64
 }
 
-// approvals are what is advertised and approved, by prefix, and until when there
-// are exit nodes: default routes, where a node advertises one. Where no inventory of a side tells about routes, each route that somebody
-// may forward to is taken as advertised whole.
+// approvals are what is behind nodes, by prefix, and until when there are exit
+// nodes, which are default routes: what nodes advertise and the policy approves, and
+// what the inventory says is approved, whether or not it is advertised. Where no
+// inventory of a side tells about routes, each route that somebody may forward to is
+// taken as advertised whole.
 func (sp *space) approvals() (list []approval, exit [3]int64) {
 	byPrefix := map[netip.Prefix]*approval{}
 	grant := func(side int, p netip.Prefix, until int64) {
@@ -132,26 +134,24 @@ func (sp *space) approvals() (list []approval, exit [3]int64) {
 		}
 		for j := range side.inv.Nodes {
 			a := &side.inv.Nodes[j]
-			if len(a.Routes.Advertised) == 0 {
-				continue
-			}
 			n := Node{Name: a.Name, User: a.User, Tags: a.tags()}
+			if n.User == "" && len(n.Tags) == 0 {
+				continue // it is nobody, and forwards nothing
+			}
+			offer := func(p netip.Prefix, until int64) {
+				if until > 0 && p.Bits() == 0 {
+					exit[i] = max(exit[i], until)
+				} else if until > 0 {
+					grant(i, p, until)
+				}
+			}
+			for _, p := range a.Routes.Approved {
+				offer(p.Masked(), forever)
+			}
 			for _, p := range a.Routes.Advertised {
 				p = p.Masked()
-				until := int64(0)
-				if slices.Contains(a.Routes.Approved, p) {
-					until = forever
-				}
 				for k := range side.policy.Routes {
-					until = max(until, side.policy.approvedUntil(&side.policy.Routes[k], n, p))
-				}
-				if until == 0 {
-					continue
-				}
-				if p.Bits() == 0 {
-					exit[i] = max(exit[i], until)
-				} else {
-					grant(i, p, until)
+					offer(p, side.policy.approvedUntil(&side.policy.Routes[k], n, p))
 				}
 			}
 		}

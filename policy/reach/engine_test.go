@@ -209,6 +209,9 @@ func (d drawer) inventory() *Inventory {
 				n.Routes.Approved = n.Routes.Advertised
 			}
 		}
+		if d.chance("otherwise approved", 4) {
+			n.Routes.Approved = append(n.Routes.Approved, netip.MustParsePrefix(d.one("approved", []string{"10.1.0.0/16", "10.1.2.0/23", "0.0.0.0/0"})))
+		}
 		inv.Nodes = append(inv.Nodes, n)
 	}
 	return inv
@@ -298,7 +301,7 @@ func things(invs []*Inventory, policies ...*Compiled) (out []thing) {
 // tells.
 func approvedAddr(c *Compiled, inv *Inventory, addr netip.Addr, at time.Time, users map[string]bool, sets map[string][]string, pins map[string]Node) bool {
 	exit := acl.Public(addr)
-	tells := inv != nil && slices.ContainsFunc(inv.Nodes, func(a Admitted) bool { return len(a.Routes.Advertised) > 0 })
+	tells := inv != nil && slices.ContainsFunc(inv.Nodes, func(a Admitted) bool { return len(a.Routes.Advertised)+len(a.Routes.Approved) > 0 })
 	if !tells {
 		var possible []Node
 		for u := range users {
@@ -333,12 +336,13 @@ func approvedAddr(c *Compiled, inv *Inventory, addr netip.Addr, at time.Time, us
 	}
 	for i := range inv.Nodes {
 		a := &inv.Nodes[i]
+		is := func(p netip.Prefix) bool { return exit == (p.Bits() == 0) && p.Contains(addr) }
+		if slices.ContainsFunc(a.Routes.Approved, is) {
+			return true
+		}
+		sub := c.Subject(Node{Name: a.Name, User: a.User, Tags: a.tags()})
 		for _, p := range a.Routes.Advertised {
-			if exit != (p.Bits() == 0) || !p.Contains(addr) {
-				continue
-			}
-			sub := c.Subject(Node{Name: a.Name, User: a.User, Tags: a.tags()})
-			if slices.Contains(a.Routes.Approved, p) || slices.ContainsFunc(c.Routes, func(r acl.Route) bool { return r.Approves(sub, p, at) }) {
+			if is(p) && slices.ContainsFunc(c.Routes, func(r acl.Route) bool { return r.Approves(sub, p, at) }) {
 				return true
 			}
 		}

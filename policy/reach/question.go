@@ -18,6 +18,13 @@ type Question struct {
 	At       time.Time   // when memberships, grants and approvals are judged
 	Fixed    bool        // hours are judged at At; otherwise for every hour of the week
 
+	// Capabilities asks about these, too, whatever the ports.
+	Capabilities bool
+
+	// Ends tells access apart by when it ends; without, what has not ended counts as
+	// if it did not.
+	Ends bool
+
 	// Posture is what every source reports, by attribute. Nil: sources report
 	// nothing (Missing), or whatever they like (Reachable, Rules).
 	Posture map[string]string
@@ -38,6 +45,9 @@ type Finding struct {
 	Nodes   []string // of the inventory among To, by name
 	Rules   []string // that allow; empty where access is missing
 	Sample  Pair
-	When    []string // hours in words; none: whenever
-	Posture []string // conditions on what the source reports; none: whatever it does
+	When    []string  // hours in words; none: whenever
+	Posture []string  // conditions on what the source reports; none: whatever it does
+	Until   time.Time // when access ends, where Question.Ends; zero: it does not
+
+	Capabilities []string // NAME = VALUE, where they were asked about
 }

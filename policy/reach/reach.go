@@ -18,8 +18,8 @@
 // is not imagined, nor is a listed user who has a claim as well: such a user has
 // what the user and the claim have, less what is excepted.
 //
-// What nodes advertise and a route of the policy approves, or the inventory's own
-// list, is behind them. Where no inventory tells of any route, every route that
+// What nodes advertise and a route of the policy approves is behind them, and what
+// the inventory says is approved, advertised or not. Where no inventory tells of any route, every route that
 // somebody may forward to is taken to be advertised whole; [World.Assumptions]
 // says so. What lies behind two nodes is one end. Addresses of nodes matter only
 // where a prefix in the network's own range selects nodes by them: then a node is

@@ -158,15 +158,24 @@ func (x *Explainer) selected(written acl.Selector, p Party, at time.Time) (out [
 	sel := x.resolve(written)
 	switch {
 	case p.Via == acl.Subnet:
-		if r := x.route(p.Addr); r != nil {
+		r, way, ok := x.routeBy(p, at)
+		switch {
+		case ok:
+			out = append(append(out, routeStep(r)), way...)
+		case p.Node.Real:
+			out = append(out, inventoryStep(p.Addr.String(), p.Node))
+		case r != nil:
 			out = append(out, routeStep(r))
-			out = append(out, x.forwarding(r.Via, p.Node, at)...)
 		}
 		return out
 	case p.Via == acl.Exit:
 		if e := x.policy.Exit; e != nil {
-			out = append(out, exitStep(e))
-			out = append(out, x.forwarding(e.Via, p.Node, at)...)
+			if way, ok := x.forwarding(e.Via, p.Node, at); ok || !p.Node.Real {
+				return append(append(out, exitStep(e)), way...)
+			}
+		}
+		if p.Node.Real {
+			out = append(out, inventoryStep("the internet", p.Node))
 		}
 		return out
 	case sel != written && sel.Kind == acl.KindNode:
@@ -178,14 +187,36 @@ func (x *Explainer) selected(written acl.Selector, p Party, at time.Time) (out [
 }
 
 // forwarding is how a route's via selects a node.
-func (x *Explainer) forwarding(via []model.Ref, n Node, at time.Time) []Step {
+func (x *Explainer) forwarding(via []model.Ref, n Node, at time.Time) ([]Step, bool) {
 	sub := x.compiled.Subject(n)
 	for _, r := range via {
 		if r.Selector.Selects(sub, nil, at) {
-			return x.who(r.Selector, n, at)
+			return x.who(r.Selector, n, at), true
 		}
 	}
-	return nil
+	return nil, false
+}
+
+// routeBy is the approval by which a node forwards to an address, the longest of
+// several, and how it selects the node. Where none selects it, it is the longest.
+func (x *Explainer) routeBy(p Party, at time.Time) (best *model.Route, way []Step, ok bool) {
+	for i := range x.policy.Routes {
+		r := &x.policy.Routes[i]
+		if !r.Prefix.Contains(p.Addr) {
+			continue
+		}
+		steps, is := x.forwarding(r.Via, p.Node, at)
+		if best == nil || is && !ok || is == ok && r.Prefix.Bits() > best.Prefix.Bits() {
+			best, way, ok = r, steps, is
+		}
+	}
+	return best, way, ok
+}
+
+// inventoryStep says that something is behind a node because the inventory has it
+// so, and not the policy.
+func inventoryStep(what string, n Node) Step {
+	return Step{model.Place{File: "inventory"}, fmt.Sprintf("%s is behind %s", what, n)}
 }
 
 // who is how a selector of nodes selects one: where it is pinned as what it is, and

@@ -87,6 +87,11 @@ func (w *World) inquire(q Question) *inquiry {
 			in.atoms.add(i)
 		}
 	}
+	for i := range w.e.caps {
+		if q.Capabilities {
+			in.atoms.add(len(w.e.ports) + i)
+		}
+	}
 	return in
 }
 
@@ -199,14 +204,16 @@ func (in *inquiry) settled(id cond) cond {
 }
 
 // terms is a condition of the terms that are kept, as they are left. None of them
-// ends: they have not ended, and more is not asked.
+// has ended, and unless that is asked none ends.
 func (in *inquiry) terms(id cond, keep func(*term) bool) cond {
 	c := in.s.e.conds
 	var terms []term
 	for _, t := range c.terms(id) {
 		t.spans = slices.Clone(t.spans)
 		for i := range t.spans {
-			t.spans[i].until = forever
+			if !in.q.Ends {
+				t.spans[i].until = forever
+			}
 		}
 		if keep(&t) {
 			terms = append(terms, t)
@@ -223,6 +230,30 @@ func (w *World) Ends(q Question) (from, to int) {
 	defer w.mu.Unlock()
 	in := w.inquire(q)
 	return in.from.count(), in.to.count() + in.own.count()
+}
+
+// Meet reports whether there is a flow that a question is about: two ends that are
+// not one node, of one address family, and of one user where autogroup:self is
+// asked about.
+func (w *World) Meet(q Question) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	in := w.inquire(q)
+	for d := range in.to.each {
+		for s := range in.from.each {
+			if same, other := w.e.sp.meets(s, d); same || other {
+				return true
+			}
+		}
+	}
+	for d := range in.own.each {
+		for _, s := range w.e.sp.sharing(d) {
+			if same, _ := w.e.sp.meets(int(s), d); same && in.from.has(int(s)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Name describes the ends that any of the references selects, less its Except.
@@ -442,13 +473,13 @@ func (w *World) findings(g *gatherer, in *inquiry, allowed bool) (out []Finding)
 		if r.layer == samePairs {
 			f.To = w.e.ownText(&r, g, in.names)
 		}
-		f.Ports, _ = w.e.atomText(r.atoms)
+		f.Ports, f.Capabilities = w.e.atomText(r.atoms)
 		from, to, _ := g.exists(&r)
 		f.Sample = Pair{w.e.sp.classes[from].rep, w.e.sp.classes[to].rep, w.e.target(r.atoms)}
 		if allowed {
 			f.Rules = w.e.ruleNames(&r)
 			words := w.e.conds.words(r.is)
-			f.When, f.Posture = words.when, words.posture
+			f.When, f.Posture, f.Until = words.when, words.posture, words.until
 		}
 		out = append(out, f)
 	}

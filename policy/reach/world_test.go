@@ -67,7 +67,7 @@ func checkWorld(t *rapid.T) {
 	w := NewWorld(c, inv, []Question{q})
 	in := w.inquire(q)
 	reached, missing := w.reachable(in).rectangles(), w.missing(w.inquire(q)).rectangles()
-	rules := w.Rules(q)
+	rules, meet := w.Rules(q), w.Meet(q)
 	users := []string{"a@x", "b@x", "c@x"}
 	for _, r := range slices.Concat(q.From, q.To) {
 		if r.Selector.Kind == acl.KindUser && !slices.Contains(users, r.Selector.Name) {
@@ -92,6 +92,9 @@ func checkWorld(t *rapid.T) {
 			}
 			inTo := q.To == nil || slices.ContainsFunc(q.To, func(r model.Ref) bool { return selects(c, r, to) })
 			there := inFrom && inTo && f.present(c, inv, noon) && to.present(c, inv, noon)
+			if there && !meet {
+				t.Fatalf("%s and %s are asked about, want no word that nobody meets", f.name, to.name)
+			}
 			cf, ct := classOf(w.e.sp, f), classOf(w.e.sp, to)
 			for _, target := range targets {
 				atom := atomOf(w.e, target)
@@ -241,6 +244,74 @@ func TestLocalAddressIsTheNode(t *testing.T) {
 		}
 		if assumed := len(w.Assumptions(q)) > 0; assumed != (x.inv == nil) {
 			t.Errorf("to %s: assumptions %q", x.to, w.Assumptions(q))
+		}
+	}
+}
+
+// TestApprovedByTheInventory: what an inventory says is approved is behind the
+// node, whatever it advertises and whoever it is, for every question.
+func TestApprovedByTheInventory(t *testing.T) {
+	erp := netip.MustParsePrefix("10.1.2.3/32")
+	c := &Compiled{
+		Principals: map[acl.Selector][]acl.Membership{selector("a@x"): nil},
+		Routes: []acl.Route{
+			{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Via: selectors([]string{"tag:x"}), Inbound: []acl.Inbound{{
+				To: acl.PrefixSelector(erp), Grants: []acl.Grant{{Rule: "r", From: selectors([]string{"a@x"}), Allow: []acl.Ports{{Range: acl.RangeAll}}}},
+			}}},
+			{Exit: true, Via: selectors([]string{"tag:x"}), Inbound: []acl.Inbound{{
+				To: selector("autogroup:internet"), Grants: []acl.Grant{{Rule: "out", From: selectors([]string{"a@x"}), Allow: []acl.Ports{{Range: acl.RangeAll}}}},
+			}}},
+		},
+	}
+	policy := &model.Policy{
+		Routes: []model.Route{{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Via: refsOf("tag:x")}},
+		Exit:   &model.Exit{Via: refsOf("tag:x")},
+		Rules: []model.Rule{
+			{Name: "out", From: refsOf("a@x"), To: refsOf("autogroup:internet"), Ports: []acl.Ports{{Range: acl.RangeAll}}},
+			{Name: "r", From: refsOf("a@x"), To: []model.Ref{{Selector: acl.PrefixSelector(erp)}}, Ports: []acl.Ports{{Range: acl.RangeAll}}},
+		},
+	}
+	prefixes := func(list ...string) (out []netip.Prefix) {
+		for _, p := range list {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+		return out
+	}
+	for _, x := range []struct {
+		name   string
+		tags   []string
+		routes Routes
+		erp    bool
+		out    bool
+	}{
+		{"approved alone", []string{"db"}, Routes{Approved: prefixes("10.1.0.0/16")}, true, false},
+		{"approved beside a part of it", []string{"db"}, Routes{Approved: prefixes("10.1.0.0/16"), Advertised: prefixes("10.1.9.0/24")}, true, false},
+		{"advertised by another", []string{"db"}, Routes{Advertised: prefixes("10.1.0.0/16", "0.0.0.0/0")}, false, false},
+		{"advertised", []string{"x"}, Routes{Advertised: prefixes("10.1.0.0/16", "0.0.0.0/0")}, true, true},
+		{"an exit node", []string{"db"}, Routes{Approved: prefixes("::/0")}, false, true},
+		{"of nobody", nil, Routes{Approved: prefixes("10.1.0.0/16", "0.0.0.0/0")}, false, false},
+	} {
+		inv := &Inventory{Nodes: []Admitted{{Name: "gw", Tags: x.tags, Routes: x.routes}}}
+		explainer := NewExplainer(policy, c, inv)
+		for to, want := range map[acl.Selector]bool{acl.PrefixSelector(erp): x.erp, selector("autogroup:internet"): x.out} {
+			q := Question{From: refsOf("a@x"), To: []model.Ref{{Selector: to}}, At: noon}
+			w := NewWorld(c, inv, []Question{q})
+			if got := len(w.Reachable(q)) > 0; got != want {
+				t.Errorf("%s: %s is reachable: got %t, want %t", x.name, to, got, want)
+			}
+			d := Diff(Side{}, Side{c, inv}, noon)
+			if got := slices.ContainsFunc(d.Gained, func(c Change) bool { return slices.Contains(c.To, to.String()) }); got != want {
+				t.Errorf("%s: %s is gained: got %t, want %t", x.name, to, got, want)
+			}
+			why := explainer.Explain(explainer.Parties(selector("a@x"), noon)[0], explainer.Parties(to, noon)[0], acl.Target{Proto: acl.TCP, Port: 22}, noon)
+			if why.Allowed != want {
+				t.Errorf("%s: why %s: got %t, want %t", x.name, to, why.Allowed, want)
+			}
+			for _, s := range why.Chain {
+				if strings.Contains(s.Text, "behind tag:x") && !slices.Contains(x.tags, "x") {
+					t.Errorf("%s: why %s says %q, want that it is behind gw", x.name, to, s.Text)
+				}
+			}
 		}
 	}
 }

@@ -42,6 +42,10 @@ func (r *runner) assert(a assertion) {
 		r.empty(a, a.to)
 		return
 	}
+	if !a.allowEmpty && !r.meet(a) {
+		r.fail(Failure{Place: a.place, Kind: a.kind, Text: fmt.Sprintf("nothing passes from %s to %s, whatever rules say, so that this asserts nothing (allowEmpty: true if that is meant)", texts(a.from), texts(a.to))})
+		return
+	}
 	failures := len(r.test.Failures)
 	if a.kind == "allow" {
 		missing := r.world.Missing(a.q)
@@ -66,6 +70,16 @@ func (r *runner) assert(a assertion) {
 	} else {
 		r.coverage.Bound(a.q)
 	}
+}
+
+// meet reports whether there is a flow that the assertion is about: from any end,
+// where it is about all but some.
+func (r *runner) meet(a assertion) bool {
+	q := a.q
+	if a.kind == "only" {
+		q.From, q.Outside = nil, false
+	}
+	return r.world.Meet(q)
 }
 
 // empty fails an assertion about ends of which there are none.

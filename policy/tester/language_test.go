@@ -195,3 +195,61 @@ func TestCoverage(t *testing.T) {
 		}
 	}
 }
+
+// TestAssertionsWithoutAPair: where no two ends can meet, an assertion says
+// nothing, and fails.
+func TestAssertionsWithoutAPair(t *testing.T) {
+	const on = `, on: ["tcp/22"]}`
+	for _, x := range []struct {
+		test  string
+		fails bool
+	}{
+		{`allow: [{from: "tag:db", to: "autogroup:self"` + on, true},
+		{`deny: [{from: "tag:db", to: "autogroup:self"` + on, true},
+		{`deny: [{from: "tag:db", to: "autogroup:self", allowEmpty: true` + on, false},
+		{`deny: [{from: "group:eng", to: "autogroup:self"` + on, false},
+		{`deny: [{from: ["tag:db", "group:eng"], to: "autogroup:self"` + on, false},
+		{`allow: [{from: "node:one", to: "node:one"` + on, true},
+		{`deny: [{from: "node:one", to: "node:one"` + on, true},
+		{`deny: [{from: "node:one", to: "tag:db"` + on, false},
+		{`deny: [{from: "node:one", to: "tag:one"` + on, false},
+		{`allow: [{from: "host:four", to: "host:six"` + on, true},
+		{`deny: [{from: "host:six", to: "host:four"` + on, true},
+		{`deny: [{from: "host:four", to: "host:four"` + on, true},
+		{`deny: [{from: "host:four", to: "host:part"` + on, false},
+		{`only: [{from: "group:eng", to: "node:one"` + on, false},
+		{`only: [{from: "tag:db", to: "autogroup:self"` + on, false},
+	} {
+		p, err := model.Load(fstest.MapFS{"p.cue": {Data: []byte(`package network
+
+network: {name: "acme", domain: "acme.mesh"}
+groups: eng: ["alice@acme.example"]
+tags: {db: {}, one: {}}
+nodes: one: {key: "idpub:z3gbkb64dxoxffmvdquqrchqsww3sbcndnz5nfxg34df22b32t6a", tags: ["tag:one"]}
+hosts: {four: "10.20.0.5", part: "10.20.0.0/24", six: "2001:db8:1::5"}
+routes: {"10.20.0.0/16": via: ["tag:db"], "2001:db8:1::/64": via: ["tag:db"]}
+rules: r: {from: ["group:eng"], to: ["tag:db"], allow: ["tcp/80"]}
+tests: t: ` + x.test + `]
+`)}})
+		if err != nil {
+			t.Fatalf("%s: %v", x.test, err)
+		}
+		leaves, err := compile.Leaves(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := reach.Read(leaves)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := tester.Run(p, c, nil, at)
+		if r.OK() == x.fails {
+			t.Errorf("%s: passes %t: %+v, want %t", x.test, r.OK(), r.Tests[0].Failures, !x.fails)
+		}
+		for _, f := range r.Tests[0].Failures {
+			if !strings.Contains(f.Text, "asserts nothing") {
+				t.Errorf("%s: got %q, want that it asserts nothing", x.test, f.Text)
+			}
+		}
+	}
+}

@@ -6,8 +6,8 @@
 //
 // They are asked of the compiled leaves (package reach): of nodes, of what is
 // behind them through approved routes, and of the internet through exit nodes. An
-// assertion about ends of which there are none fails, unless it says allowEmpty:
-// it would pass whatever the rules say. A policy without tests does not pass.
+// assertion about ends of which there are none, or no two of which can meet, fails,
+// unless it says allowEmpty: it would pass whatever the rules say. A policy without tests does not pass.
 //
 // # Time and posture
 //
