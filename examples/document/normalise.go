@@ -23,7 +23,7 @@ var varying = []struct {
 	{regexp.MustCompile(`\b[0-9]+(\.[0-9]+)? ?(µs|ms|s)\b`), "TIME"},
 	{regexp.MustCompile(`\b[0-9]+(\.[0-9]+)? k?B\b`), "SIZE"},
 	{regexp.MustCompile(`(?m)^posture osVersion .*$`), "posture osVersion VERSION"}, // of the machine that runs this
-	{regexp.MustCompile(`(\S) {2,}`), "$1 "}, // columns follow the widths of all these
+	{regexp.MustCompile(`(\S) {2,}`), "$1 "},                                        // columns follow the widths of all these
 	{regexp.MustCompile(`(?m) +$`), ""},
 }
 
