@@ -48,6 +48,7 @@ func (sp *space) ownPrefixes() {
 		}
 	}
 	slices.SortFunc(sp.prefixes, func(a, b acl.Selector) int { return strings.Compare(a.Name, b.Name) })
+	sp.where = newPrefixIndex(sp.prefixes, acl.Selector.Prefix)
 	nodes := slices.Clone(sp.supposed) // that select nodes' own
 	var ranges []netip.Prefix
 	for _, side := range sp.sides {
@@ -222,23 +223,19 @@ func (sp *space) addresses() {
 	}
 	cutters = append(cutters, sp.own...)
 	held := sp.held()
+	approved := newPrefixIndex(approvals, func(a approval) netip.Prefix { return a.prefix })
+	supposed := newPrefixIndex(sp.supposed, itself)
 	sp.local = map[netip.Addr]int32{}
 	index := map[string]int{}
 	for _, r := range cutRanges(cutters) {
 		var c class
 		c.family = family(r.first)
-		for _, s := range sp.prefixes {
-			if s.Prefix().Contains(r.first) {
-				c.within = append(c.within, s)
-			}
-		}
+		c.within = sp.containing(r.first)
 		own := slices.ContainsFunc(sp.own, func(p netip.Prefix) bool { return p.Contains(r.first) })
 		c.kind = addressEnd
-		for _, a := range approvals {
-			if a.prefix.Contains(r.first) {
-				for i, u := range a.until {
-					c.until[i] = max(c.until[i], u)
-				}
+		for _, i := range approved.containing(r.first) {
+			for side, u := range approvals[i].until {
+				c.until[side] = max(c.until[side], u)
 			}
 		}
 		if own && c.until == [3]int64{} {
@@ -249,7 +246,7 @@ func (sp *space) addresses() {
 				}
 			}
 		}
-		if c.until == [3]int64{} && !own && sp.supposes(r.first) {
+		if c.until == [3]int64{} && !own && supposed.contains(r.first) {
 			c.until = [3]int64{forever, forever, forever}
 		}
 		if c.until == [3]int64{} {
@@ -276,6 +273,14 @@ func (sp *space) addresses() {
 			sp.local[r.first] = int32(i)
 		}
 	}
+}
+
+// containing are the prefixes in use that contain an address, by name.
+func (sp *space) containing(a netip.Addr) (out []acl.Selector) {
+	for _, i := range sp.where.containing(a) {
+		out = append(out, sp.prefixes[i])
+	}
+	return out
 }
 
 // locals are the local addresses of nodes.
@@ -325,12 +330,13 @@ func cutRanges(prefixes []netip.Prefix) (out []addrRange) {
 	}
 	slices.SortFunc(starts, netip.Addr.Compare)
 	starts = slices.Compact(starts)
+	index := newPrefixIndex(prefixes, itself)
 	for i, a := range starts {
 		last := lastAddr(netip.PrefixFrom(a, 0))
 		if i+1 < len(starts) && starts[i+1].BitLen() == a.BitLen() {
 			last = starts[i+1].Prev()
 		}
-		if slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		if index.contains(a) {
 			out = append(out, addrRange{a, last})
 		}
 	}

@@ -24,8 +24,8 @@ import (
 // whom a provider logged in are out where it is gone or may not log them in any
 // more.
 type Admission struct {
-	Kind   string   `json:"kind"`             // "pin", "enrolment", "identity", "session", "revoked", "admins", "route", "exit", "relay", "coordinator", "guard"
-	Name   string   `json:"name"`             // of the entry; of a coordinator its address, of admins a selector, of a route its prefix, of guards a file
+	Kind   string   `json:"kind"`             // "pin", "enrolment", "identity", "session", "revoked", "admins", "route", "exit", "relay", "coordinator", "team", "guard", "test"
+	Name   string   `json:"name"`             // of the entry; of a coordinator its address, of admins a selector, of a route its prefix, of guards a file, of a test its title
 	Change string   `json:"change"`           // what happens to the entry: "added", "removed", "changed"
 	Effect string   `json:"effect,omitempty"` // "in": others may be in; "out": some no longer are; empty: neither
 	Text   string   `json:"text"`             // in people's words
@@ -56,7 +56,7 @@ func (d *Difference) admits(effect string) bool {
 // SortAdmission brings entries into the order in which they are read: by kind and
 // name, and whom a change puts out before whom it lets in.
 func SortAdmission(list []Admission) {
-	order := []string{"pin", "enrolment", "identity", "session", "revoked", "admins", "route", "exit", "relay", "coordinator", "guard"}
+	order := []string{"pin", "enrolment", "identity", "session", "revoked", "admins", "route", "exit", "relay", "coordinator", "team", "guard", "test"}
 	slices.SortStableFunc(list, func(a, b Admission) int {
 		return cmp.Or(cmp.Compare(slices.Index(order, a.Kind), slices.Index(order, b.Kind)),
 			strings.Compare(a.Name, b.Name), strings.Compare(b.Effect, a.Effect))

@@ -54,7 +54,7 @@ func (a *admitting) approval(name string, was, is *acl.Route, before, after []st
 	case is == nil:
 		a.add(kind, name, Removed, "", fmt.Sprintf("%s may no longer %s%s", via(was), what, offers(before)), nil)
 	case !slices.Equal(was.Via, is.Via):
-		a.add(kind, name, Changed, "", fmt.Sprintf("%s may %s, and no longer %s%s", via(is), what, via(was), offers(after)), nil)
+		a.add(kind, name, Changed, "", otherVia(was, is, what)+offers(after), nil)
 	case !slices.Equal(before, after):
 		gone := slices.DeleteFunc(slices.Clone(before), func(n string) bool { return slices.Contains(after, n) })
 		come := slices.DeleteFunc(slices.Clone(after), func(n string) bool { return slices.Contains(before, n) })
@@ -69,13 +69,34 @@ func (a *admitting) approval(name string, was, is *acl.Route, before, after []st
 	}
 }
 
+// otherVia says who comes to those who may forward, and who goes. Who stays is
+// left out, for nothing is new about it.
+func otherVia(was, is *acl.Route, what string) string {
+	beyond := func(r, other *acl.Route) string {
+		return via(&acl.Route{Via: slices.DeleteFunc(slices.Clone(r.Via), func(s acl.Selector) bool { return slices.Contains(other.Via, s) })})
+	}
+	come, gone := beyond(is, was), beyond(was, is)
+	switch {
+	case gone == nobody && len(was.Via) > 0:
+		return fmt.Sprintf("%s may %s, too", come, what)
+	case gone == nobody:
+		return fmt.Sprintf("%s may %s", come, what)
+	case come == nobody:
+		return fmt.Sprintf("%s may no longer %s", gone, what)
+	}
+	return fmt.Sprintf("%s may %s, and no longer %s", come, what, gone)
+}
+
+// nobody is who may forward where a route names no one.
+const nobody = "nobody"
+
 func via(r *acl.Route) string {
 	var out []string
 	for _, s := range r.Via {
 		out = append(out, s.String())
 	}
 	if len(out) == 0 {
-		return "nobody"
+		return nobody
 	}
 	return strings.Join(out, ", ")
 }

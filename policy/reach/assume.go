@@ -1,7 +1,6 @@
 package reach
 
 import (
-	"net/netip"
 	"slices"
 
 	"github.com/writmesh/writ/coordinator/acl"
@@ -21,9 +20,4 @@ func (sp *space) assume(asked []Question) {
 			}
 		}
 	}
-}
-
-// supposes reports whether an address is taken to be somewhere.
-func (sp *space) supposes(a netip.Addr) bool {
-	return slices.ContainsFunc(sp.supposed, func(p netip.Prefix) bool { return p.Contains(a) })
 }

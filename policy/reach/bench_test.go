@@ -3,6 +3,7 @@ package reach_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 
 	"github.com/writmesh/writ/coordinator/acl"
@@ -146,6 +147,41 @@ func BenchmarkQuestions(b *testing.B) {
 					if len(f) > 0 {
 						b.Fatalf("question %d: found %+v, want nothing", i, f[0])
 					}
+				}
+			}
+		})
+	}
+}
+
+// estate is a policy of rules to as many hosts, each of its own prefix, behind
+// routes of 256 each.
+func estate(hosts int) *reach.Compiled {
+	c := company(1_000, 1_000, 1)
+	for i := 0; i < hosts; i += 256 {
+		net := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), 0}), 24)
+		r := acl.Route{Prefix: net, Via: []acl.Selector{sel("tag:t0")}}
+		for j := i; j < min(i+256, hosts); j++ {
+			host := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(j >> 16), byte(j >> 8), byte(j)}), 32)
+			r.Inbound = append(r.Inbound, acl.Inbound{To: acl.PrefixSelector(host), Grants: []acl.Grant{{
+				Rule: fmt.Sprintf("h%d", j), From: []acl.Selector{sel(fmt.Sprintf("group:g%d", j%100))}, Allow: []acl.Ports{mustPorts("tcp/443")},
+			}}})
+		}
+		c.Routes = append(c.Routes, r)
+	}
+	return c
+}
+
+// BenchmarkPrefixes compares policies of many prefixes, of which one rule is
+// another.
+func BenchmarkPrefixes(b *testing.B) {
+	for _, n := range []int{1_000, 10_000} {
+		base, head := estate(n), estate(n)
+		head.Routes[1].Inbound[1].Grants[0].Allow = []acl.Ports{mustPorts("tcp/22")}
+		b.Run(fmt.Sprintf("hosts=%d", n), func(b *testing.B) {
+			for b.Loop() {
+				d := reach.Diff(reach.Side{Policy: base}, reach.Side{Policy: head}, now)
+				if len(d.Gained) != 1 || len(d.Lost) != 1 {
+					b.Fatalf("got %d gains and %d losses, want one of each", len(d.Gained), len(d.Lost))
 				}
 			}
 		})

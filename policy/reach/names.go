@@ -70,6 +70,12 @@ func newNamer(e *engine, sheets ...*sheet) *namer {
 			gone.add(i)
 		}
 	}
+	within := map[acl.Selector][]int{}
+	for i := range e.sp.classes {
+		for _, sel := range e.sp.classes[i].within {
+			within[sel] = append(within[sel], i)
+		}
+	}
 	for _, s := range sheets {
 		for sel, members := range s.members {
 			set := newBitset(len(e.sp.classes))
@@ -78,12 +84,8 @@ func newNamer(e *engine, sheets ...*sheet) *namer {
 					set.add(int(m.class))
 				}
 			}
-			if sel.Kind == acl.KindPrefix { // it means addresses, wherever they are reached
-				for i := range e.sp.classes {
-					if slices.Contains(e.sp.classes[i].within, sel) {
-						set.add(i)
-					}
-				}
+			for _, i := range within[sel] { // a prefix means addresses, wherever they are reached
+				set.add(i)
 			}
 			text, r := n.selector(sel), rank(sel)
 			for _, part := range []struct {

@@ -20,8 +20,9 @@ type space struct {
 	owned   [][]int32 // user → classes that have a node of theirs
 	real    []string  // names of nodes of the inventories, by number
 
-	tagSets  [][]string // by number
-	prefixes []acl.Selector
+	tagSets  [][]string           // by number
+	prefixes []acl.Selector       // in use, by name
+	where    *prefixIndex         // of prefixes
 	own      []netip.Prefix       // the network's, where addresses in them are selected
 	local    map[netip.Addr]int32 // local addresses of nodes → class
 	assumed  bool                 // routes are, as no inventory tells about them
@@ -344,11 +345,9 @@ func (b *cutter) class(n Node, until [3]int64, addr netip.Addr) *class {
 	var within []acl.Selector
 	if addr.IsValid() {
 		k.family = family(addr)
-		for _, p := range b.sp.prefixes {
-			if p.Prefix().Contains(addr) {
-				within = append(within, p)
-				k.within += p.Name + " "
-			}
+		within = b.sp.containing(addr)
+		for _, p := range within {
+			k.within += p.Name + " "
 		}
 	}
 	i, ok := b.index[k]
@@ -387,9 +386,7 @@ func (b *cutter) real(a admittedNode) {
 	addrs := slices.DeleteFunc(a.own, func(x netip.Addr) bool {
 		return !slices.ContainsFunc(b.sp.own, func(p netip.Prefix) bool { return p.Contains(x) })
 	})
-	if !slices.ContainsFunc(addrs, func(x netip.Addr) bool {
-		return slices.ContainsFunc(b.sp.prefixes, func(p acl.Selector) bool { return p.Prefix().Contains(x) })
-	}) {
+	if !slices.ContainsFunc(addrs, b.sp.where.contains) {
 		addrs = []netip.Addr{{}}
 	}
 	for _, x := range addrs {
