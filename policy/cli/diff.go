@@ -12,7 +12,7 @@ import (
 	"github.com/writmesh/writ/policy/source"
 )
 
-const diffHelp = `Says who gains and who loses access between two policies, over every node that exists or might: on which ports, until when, and by which line of the policy. Then who is let in or put out, and what else changes about whom the network trusts: pins, enrolment, identity providers, sessions, revoked nodes, administrators, routes and exit nodes, relays, coordinators, guards. Each of BASE and HEAD is a directory, or else a revision of the Git repository in the current directory. BASE..HEAD is the same as BASE HEAD; BASE...HEAD compares HEAD with what it branched off from BASE.
+const diffHelp = `Says who gains and who loses access between two policies, over every node that exists or might: on which ports, until when, and by which line of the policy. Then who is let in or put out, and what else changes about whom the network trusts: pins, enrolment, identity providers, sessions, revoked nodes, administrators, routes and exit nodes, relays, coordinators, teams, guards, and tests that say less. Each of BASE and HEAD is a directory, or else a revision of the Git repository in the current directory. BASE..HEAD is the same as BASE HEAD; BASE...HEAD compares HEAD with what it branched off from BASE.
 
 Both are judged at the time of HEAD's commit, now for a directory, or --at TIME. With --inventory nodes are counted that are admitted; with --base-inventory, which says who was admitted before, a change tells whether the policy makes it or the inventory.
 

@@ -12,7 +12,7 @@ import (
 
 const whoHelp = `Says who reaches TO, on PORT or on which ports: in the policy's words, with the rules that give it and their places. Nobody else does.
 
-TO is a selector, as in a rule: a user's e-mail address, group:NAME, tag:NAME, node:NAME, host:NAME, an address, a prefix, autogroup:internet and so on. Access at some hours, or from nodes that report something, is said to be so.` + atHelp + `
+TO is a selector, as in a rule: a user's e-mail address, group:NAME, tag:NAME, node:NAME, host:NAME, an address, a prefix, autogroup:internet and so on. Access at some hours, from nodes that report something, or that ends, is said to be so. Without PORT it is said, too, which capabilities are told to TO.` + atHelp + `
 
 Exit codes: 0 nobody reaches it, 1 somebody does, 2 could not tell.
 
@@ -23,7 +23,7 @@ Example:
 
 const whatHelp = `Says what FROM reaches, and on which ports: in the policy's words, with the rules that give it and their places. It reaches nothing else.
 
-FROM is a selector, as in a rule: a user's e-mail address, group:NAME, tag:NAME, node:NAME, an address behind a router and so on. Where it is several nodes, what is said of a part of them names the part.` + atHelp + `
+FROM is a selector, as in a rule: a user's e-mail address, group:NAME, tag:NAME, node:NAME, an address behind a router and so on. Where it is several nodes, what is said of a part of them names the part. Without PORT it is said, too, which capabilities are told of FROM.` + atHelp + `
 
 Exit codes: 0 it reaches nothing, 1 it reaches something, 2 could not tell.
 
@@ -62,7 +62,7 @@ func (f asked) reached(e *env, verb, subject, portText string) error {
 	if err != nil {
 		return err
 	}
-	q := reach.Question{}
+	q := reach.Question{Capabilities: portText == "", Ends: true}
 	if portText != "" {
 		p, err := acl.ParsePorts(portText)
 		if err != nil {
@@ -94,14 +94,7 @@ func (f asked) reached(e *env, verb, subject, portText string) error {
 		Access: []output.Access{}, Assumptions: w.Assumptions(q),
 	}
 	for _, found := range w.Reachable(q) {
-		a := output.Access{
-			From: found.From, To: found.To, Ports: found.Ports, People: found.People, Nodes: found.Nodes,
-			When: found.When, Posture: found.Posture, Rules: []output.RuleRef{},
-		}
-		for _, r := range found.Rules {
-			a.Rules = append(a.Rules, output.RuleRef{Rule: r, Place: places.Rule(r)})
-		}
-		out.Access = append(out.Access, a)
+		out.Access = append(out.Access, access(found, places))
 	}
 	if f.JSON {
 		err = output.JSON(e.stdout, out)
@@ -112,4 +105,16 @@ func (f asked) reached(e *env, verb, subject, portText string) error {
 		err = errReport
 	}
 	return err
+}
+
+// access is a finding with the places of its rules.
+func access(f reach.Finding, places *reach.Places) output.Access {
+	a := output.Access{
+		From: f.From, To: f.To, Ports: f.Ports, People: f.People, Nodes: f.Nodes,
+		When: f.When, Posture: f.Posture, Until: f.Until, Capabilities: f.Capabilities, Rules: []output.RuleRef{},
+	}
+	for _, r := range f.Rules {
+		a.Rules = append(a.Rules, output.RuleRef{Rule: r, Place: places.Rule(r)})
+	}
+	return a
 }

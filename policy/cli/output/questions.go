@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/writmesh/writ/cue/model"
@@ -44,7 +45,10 @@ type Access struct {
 	Nodes   []string  `json:"nodes"`
 	When    []string  `json:"when,omitempty"`
 	Posture []string  `json:"posture,omitempty"`
+	Until   time.Time `json:"until,omitzero"`
 	Rules   []RuleRef `json:"rules"`
+
+	Capabilities []string `json:"capabilities,omitempty"`
 }
 
 // A RuleRef is a rule and where it stands.
@@ -75,7 +79,17 @@ func (t *Text) Reached(r Reached) error {
 		if len(a.Nodes) > 0 {
 			to += fmt.Sprintf(" (%s)", plural(len(a.Nodes), "node", "nodes"))
 		}
-		t.hung(fmt.Sprintf("%s → %s on %s", from, to, strings.Join(a.Ports, ", ")), 0, 2)
+		what := ""
+		if len(a.Ports) > 0 {
+			what = " on " + strings.Join(a.Ports, ", ")
+		}
+		if len(a.Capabilities) > 0 {
+			what += " with " + strings.Join(a.Capabilities, ", ")
+		}
+		t.hung(fmt.Sprintf("%s → %s%s", from, to, what), 0, 2)
+		if !a.Until.IsZero() {
+			t.hung(end(a.Until), 2, 4)
+		}
 		if len(a.When) > 0 {
 			t.hung("when "+strings.Join(a.When, " or "), 2, 4)
 		}
@@ -123,6 +137,10 @@ type Blame struct {
 	Policies int     `json:"policies"`      // among them, of different content, that were asked
 	Passed   int     `json:"passed"`        // that do not load and were passed over
 	Cut      string  `json:"cut,omitempty"` // the oldest commit looked at, where there are older ones
+
+	// Conditional is access that is not there now: at other hours, or for nodes that
+	// report something else. It was not followed.
+	Conditional []Access `json:"conditional,omitempty"`
 }
 
 // A Since is access that some have without interruption since a commit.
@@ -164,7 +182,12 @@ func some(names []string) string {
 // Blame writes the report of "policy blame".
 func (t *Text) Blame(b Blame) error {
 	if len(b.Since) == 0 {
-		t.hung(fmt.Sprintf("nobody asked about reaches %s on %s", b.To, b.Port), 0, 2)
+		now := ""
+		if len(b.Conditional) > 0 {
+			now = " at " + b.At
+		}
+		t.hung(fmt.Sprintf("nobody asked about reaches %s on %s%s", b.To, b.Port, now), 0, 2)
+		t.conditional(b.Conditional)
 		return t.err
 	}
 	for _, s := range b.Since {
@@ -197,7 +220,28 @@ func (t *Text) Blame(b Blame) error {
 		text += fmt.Sprintf("; nothing older than %s was looked at (--limit)", b.Cut[:min(len(b.Cut), 7)])
 	}
 	t.hung(text, 0, 2)
+	t.conditional(b.Conditional)
 	return t.err
+}
+
+// conditional writes access that blame did not follow, with what it takes.
+func (t *Text) conditional(list []Access) {
+	if len(list) == 0 {
+		return
+	}
+	t.marked(notice, "not followed, for it is there under conditions; ask with --posture, or --at a time")
+	for _, a := range list {
+		t.hung(fmt.Sprintf("%s → %s", some(a.From), some(a.To)), 2, 4)
+		if len(a.When) > 0 {
+			t.hung("when "+strings.Join(a.When, " or "), 4, 6)
+		}
+		if len(a.Posture) > 0 {
+			t.hung("posture "+strings.Join(a.Posture, " or "), 4, 6)
+		}
+		for _, r := range a.Rules {
+			t.hung(fmt.Sprintf("%s  rule %q", line(r.Place), r.Rule), 4, 6)
+		}
+	}
 }
 
 // Formatted writes what "policy fmt" did: the files that it changed, or would.
