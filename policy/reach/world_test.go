@@ -169,7 +169,7 @@ func FuzzQuestions(f *testing.F) {
 	for i := range 4 {
 		f.Add([]byte(strings.Repeat(string(rune('b'+i*7)), 600)))
 	}
-	f.Fuzz(rapid.MakeFuzz(checkWorld))
+	f.Fuzz(func(t *testing.T, seed []byte) { rapid.MakeFuzz(checkWorld)(t, stream(seed)) })
 }
 
 // TestRedundantIsTheDifference takes each rule away and asks for the difference.
