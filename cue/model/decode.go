@@ -240,7 +240,7 @@ func (d *decoder) ports(v *value, what string) (ports []PortRef) {
 		if name, ok := serviceName(item.str); ok {
 			d.add(item.place, what, acl.CheckName("service", name))
 		} else if _, err := acl.ParsePorts(item.str); err != nil {
-			d.add(item.place, what, err)
+			d.problems.Add(item.place, "%s: %s%s", what, clean(err.Error()), didYouMean(d.meantPorts(item.str)))
 			continue
 		}
 		ports = append(ports, PortRef{item.str, item.place})

@@ -4,11 +4,67 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/writmesh/writ/coordinator/acl"
 )
 
 // Nearest is the known name that a name was probably meant to be, empty where none
 // is near.
 func Nearest(name string, known []string) string { return nearest(name, slices.Clone(known)) }
+
+// wellKnown are ports by the names that people know them by (IANA), where they are
+// those of one service everywhere.
+var wellKnown = map[string]string{
+	"ssh": "tcp/22", "http": "tcp/80", "https": "tcp/443", "dns": "udp/53", "ntp": "udp/123", "smtp": "tcp/25", "ldap": "tcp/389",
+	"ldaps": "tcp/636", "smb": "tcp/445", "rdp": "tcp/3389", "mysql": "tcp/3306", "postgres": "tcp/5432", "postgresql": "tcp/5432",
+	"ping": "icmp", "gre": "proto/47", "esp": "proto/50",
+}
+
+// NearestPorts is what a text that is no port was probably meant to be, empty where
+// nothing is near.
+func NearestPorts(text string) string {
+	low := strings.ToLower(strings.ReplaceAll(text, " ", ""))
+	if known := wellKnown[low]; known != "" {
+		return known
+	}
+	valid := func(s string) bool {
+		_, err := acl.ParsePorts(s)
+		return err == nil && s != text
+	}
+	if valid("tcp/" + low) {
+		return "tcp/" + low
+	}
+	name, port := low, ""
+	if i := strings.IndexAny(low, "/:"); i >= 0 {
+		name, port = low[:i], low[i+1:]
+	}
+	protos := []string{"tcp", "udp", "sctp", "proto", "icmp"}
+	for _, swapped := range [][2]string{{name, port}, {port, name}} { // 22/tcp
+		proto, port := swapped[0], swapped[1]
+		if !slices.Contains(protos, proto) {
+			proto = nearest(proto, slices.Clone(protos))
+		}
+		switch whole := proto + "/" + port; {
+		case proto == "":
+		case proto == "icmp" && (port == "" || port == "*"):
+			return "icmp"
+		case valid(whole):
+			return whole
+		}
+	}
+	return ""
+}
+
+// meantPorts is what a port in a list was probably meant to be: a service of that
+// name, or else the nearest.
+func (d *decoder) meantPorts(text string) string {
+	if d.root != nil {
+		if block := d.root.field("services"); block != nil && block.field(text) != nil {
+			return "service:" + text
+		}
+	}
+	return NearestPorts(text)
+}
 
 // didYouMean is the end of a message about a name that is not known.
 func didYouMean(near string) string {

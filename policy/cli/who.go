@@ -64,7 +64,7 @@ func (f asked) reached(e *env, verb, subject, portText string) error {
 	}
 	q := reach.Question{Capabilities: portText == "", Ends: true}
 	if portText != "" {
-		p, err := acl.ParsePorts(portText)
+		p, err := ports(verb, portText)
 		if err != nil {
 			return err
 		}

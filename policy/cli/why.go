@@ -96,14 +96,28 @@ func checkPosture(verb string, posture map[string]string) error {
 
 // port reads one target.
 func port(verb, text string) (acl.Target, error) {
+	p, err := ports(verb, text)
+	if err != nil {
+		return acl.Target{}, err
+	}
+	t, err := single(p)
+	if err != nil {
+		return acl.Target{}, fmt.Errorf("%s: %w", verb, err)
+	}
+	return t, nil
+}
+
+// ports reads what may be several.
+func ports(verb, text string) (acl.Ports, error) {
 	p, err := acl.ParsePorts(text)
 	if err == nil {
-		var t acl.Target
-		if t, err = single(p); err == nil {
-			return t, nil
-		}
+		return p, nil
 	}
-	return acl.Target{}, fmt.Errorf("%s: %w", verb, err)
+	hint := ""
+	if near := model.NearestPorts(text); near != "" {
+		hint = fmt.Sprintf("; did you mean %q?", near)
+	}
+	return p, fmt.Errorf("%s: %w%s", verb, err, hint)
 }
 
 // single is the one target of ports.
