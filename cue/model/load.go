@@ -117,11 +117,14 @@ func load(fsys fs.FS) (*Policy, error) {
 		return nil, err
 	}
 	syntax, err := parseFiles(sources)
-	if err != nil {
-		return nil, err
+	var v *value
+	if err == nil {
+		v, err = evaluate(syntax)
 	}
-	v, err := evaluate(syntax)
 	if err != nil {
+		if conflicts := unmerged(sources).Err(); conflicts != nil {
+			err = conflicts
+		}
 		return nil, err
 	}
 	d := decoder{warnings: append(warnings, syntax.warnings...)}

@@ -106,7 +106,9 @@ func parseProblem(src source, err error) Problem {
 	}
 	if list := cueerrors.Errors(err); len(list) > 0 {
 		format, args := list[0].Msg()
-		p.Message = clean(fmt.Sprintf(format, args...))
+		if text := clean(fmt.Sprintf(format, args...)); text != "" { // another's error has none
+			p.Message = text
+		}
 		if at := placeOf(list[0].Position()); at.File == src.name {
 			p.Place = at
 		}

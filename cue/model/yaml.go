@@ -72,14 +72,56 @@ func parseYAML(name string, text []byte) (*ast.File, error) {
 // lineInError is how the YAML reader says where something is wrong.
 var lineInError = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
+// notYAML says what the YAML reader does not read. Of a block that does not go on as
+// it must, the reader knows where it begins; the line that breaks it is looked for.
 func (r *yamlReader) notYAML(name string, err error) Problems {
 	p := Problem{Place: Place{File: name}, Message: "not YAML: " + clean(lineInError.ReplaceAllString(err.Error(), ""))}
 	if m := lineInError.FindStringSubmatch(err.Error()); m != nil {
-		if n, err := strconv.Atoi(m[1]); err == nil && n >= 1 && n <= len(r.lines) {
+		if n, bad := strconv.Atoi(m[1]); bad == nil && n >= 1 && n <= len(r.lines) {
 			p.Place.Line, p.Place.Col = n, 1
+			if at, found := r.breaks(n, err.Error()); found && at > n {
+				p.Also = []Place{p.Place}
+				p.Place.Line = at
+				p.Hint = "the line does not go on what begins above; see how far it is indented, and what is missing at its beginning or end"
+			}
 		}
 	}
 	return Problems{p}
+}
+
+// maxBreaks is how long a text is in which breaks looks: it is read twenty times.
+const maxBreaks = 1 << 18
+
+// breaks is the line from which on a text is not read, with a given error: without
+// it and those below, it is.
+func (r *yamlReader) breaks(from int, message string) (line int, found bool) {
+	if len(r.text) > maxBreaks {
+		return 0, false
+	}
+	read := func(lines int) error {
+		text := r.text
+		if lines < len(r.lines) {
+			text = text[:r.lines[lines]]
+		}
+		var doc yaml.Node
+		if err := yaml.NewDecoder(bytes.NewReader(text)).Decode(&doc); err != io.EOF {
+			return err
+		}
+		return nil
+	}
+	good, bad := from-1, len(r.lines)
+	if good < 0 || read(good) != nil {
+		return 0, false
+	}
+	for bad-good > 1 {
+		if half := (good + bad) / 2; read(half) == nil {
+			good = half
+		} else {
+			bad = half
+		}
+	}
+	err := read(bad)
+	return bad, err != nil && err.Error() == message
 }
 
 func (r *yamlReader) problem(n *yaml.Node, format string, args ...any) Problems {
