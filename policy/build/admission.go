@@ -12,8 +12,9 @@ import (
 )
 
 // admission completes what the leaves of two revisions say about who is let in
-// and put out: with the nodes that the policies revoke and the guards, neither of
-// which are leaves, with what nodes may forward to, and with places.
+// and put out: with the nodes that the policies revoke, the teams, the guards and
+// the tests, none of which are leaves, with what nodes may forward to, and with
+// places.
 func admission(d *reach.Difference, base, head *Result, inv *reach.Inventory) {
 	was, is := &model.Policy{}, head.Policy
 	var guards map[string][]byte
@@ -35,17 +36,23 @@ func admission(d *reach.Difference, base, head *Result, inv *reach.Inventory) {
 		compiled = base.Compiled
 	}
 	d.Admission = append(d.Admission, reach.Approvals(compiled, head.Compiled, inv, d.At)...)
+	d.Admission = append(d.Admission, teamChanges(was.Teams, is.Teams)...)
 	d.Admission = append(d.Admission, guardChanges(guards, head.guardFiles)...)
+	d.Admission = append(d.Admission, testChanges(was.Tests, is.Tests)...)
 	reach.SortAdmission(d.Admission)
 	for i := range d.Admission {
 		a := &d.Admission[i]
-		if a.Kind == "guard" {
-			continue // the entry's name is its place
+		if a.Kind == "guard" || a.Cause.Place != "" {
+			continue // the name of a guard is its place
 		}
-		at := admissionPlace(*a, was, is, d.At)
-		at.Col = 0
-		a.Cause = reach.Cause{Place: strings.TrimSuffix(at.String(), ":0"), What: a.Kind + " " + a.Name, Base: a.Change == reach.Removed}
+		a.Cause = cause(*a, admissionPlace(*a, was, is, d.At), a.Change == reach.Removed)
 	}
+}
+
+// cause is the place of an entry, in the base or not.
+func cause(a reach.Admission, at model.Place, base bool) reach.Cause {
+	at.Col = 0
+	return reach.Cause{Place: strings.TrimSuffix(at.String(), ":0"), What: a.Kind + " " + a.Name, Base: base}
 }
 
 // admissionPlace is where the entry of an admission stands; of one that is

@@ -78,12 +78,14 @@ type Finding struct {
 	rego.Finding
 	Deny bool `json:"deny"` // otherwise it warns
 	Base bool `json:"base"` // a guard of the revision before
+	Gone bool `json:"gone"` // its place is in the revision before
 }
 
 // An Approval is what a guard asks for.
 type Approval struct {
 	rego.Approval
 	Base bool `json:"base"`
+	Gone bool `json:"gone"`
 }
 
 // Denied are the findings of guards that forbid the revision.

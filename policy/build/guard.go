@@ -2,7 +2,9 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -78,7 +80,7 @@ func (r *Result) judge(ctx context.Context, child *sandbox.Child, files map[stri
 				return x.Deny == found.deny && x.Guard == f.Guard && x.Message == f.Message && x.Place == f.Place
 			})
 			if !said {
-				r.Guards = append(r.Guards, Finding{f, found.deny, base})
+				r.Guards = append(r.Guards, Finding{f, found.deny, base, r.gone(f.Place, f.Rule, base)})
 			}
 		}
 	}
@@ -87,10 +89,20 @@ func (r *Result) judge(ctx context.Context, child *sandbox.Child, files map[stri
 			return x.Guard == a.Guard && x.Team == a.Team && x.Reason == a.Reason && x.Place == a.Place
 		})
 		if !said {
-			r.Approvals = append(r.Approvals, Approval{a, base})
+			r.Approvals = append(r.Approvals, Approval{a, base, r.gone(a.Place, a.Rule, base)})
 		}
 	}
 	return nil
+}
+
+// gone reports whether the place that a guard speaks of is in the revision before:
+// the guard itself where it is one of that revision, or a file that is no longer.
+func (r *Result) gone(about, rule model.Place, base bool) bool {
+	if about.IsZero() || about == rule {
+		return base
+	}
+	_, err := fs.Stat(r.Tree.FS, about.File)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // keeps reports whether all guards of a set stand unchanged in another. Tests of

@@ -157,9 +157,9 @@ type Difference struct {
 }
 
 // An Admission is one change of who may be in the network, of the relays,
-// coordinators and administrators it trusts, or of its guards.
+// coordinators and administrators it trusts, or of its teams, guards and tests.
 type Admission struct {
-	Kind   string      `json:"kind"`             // "pin", "enrolment", "identity", "session", "revoked", "admins", "route", "exit", "relay", "coordinator", "guard"
+	Kind   string      `json:"kind"`             // "pin", "enrolment", "identity", "session", "revoked", "admins", "route", "exit", "relay", "coordinator", "team", "guard", "test"
 	Name   string      `json:"name"`             // the entry's; a coordinator's address, a selector for admins, a route's prefix, a guard's file
 	Change string      `json:"change"`           // what happens to the entry: "added", "removed", "changed"
 	Effect string      `json:"effect,omitempty"` // "in": others may be in; "out": some no longer are

@@ -50,7 +50,10 @@ func (t *Text) Report(r *Report) error {
 	case r.Check != nil:
 		return t.Check(*r.Check)
 	case r.Test != nil:
-		return t.Test(*r.Test)
+		if err := t.Test(*r.Test); err != nil || r.Difference == nil {
+			return err
+		}
+		return t.fewer(r.Difference)
 	case r.Lint != nil:
 		return t.Lint(*r.Lint)
 	}

@@ -181,18 +181,7 @@ func effectOf(d *reach.Difference) string {
 	if len(v.ends) > 0 {
 		out = append(out, "access ends at another time")
 	}
-	if n := len(d.Admission); n > 0 {
-		switch {
-		case d.In() && d.Out():
-			out = append(out, "nodes are let in and put out")
-		case d.In():
-			out = append(out, "nodes are let in")
-		case d.Out():
-			out = append(out, "nodes are put out")
-		default:
-			out = append(out, "whom the network trusts changes")
-		}
-	}
+	out = append(out, admissionEffect(d.Admission)...)
 	if n := len(out); n > 2 {
 		out[n-1] = "and " + out[n-1]
 	} else if n == 2 {
@@ -352,15 +341,23 @@ func (m *markdown) guards(t *Test) {
 	m.table("Guards", []string{"guard", "", "because", "place"}, n, func(i int) []string {
 		if i < len(t.Approvals) {
 			a := t.Approvals[i]
-			return []string{code(cut(a.Guard, maxLabel)) + ofBase(a.Base), "⚠️ asks for approval by " + code(cut(a.Team, maxLabel)), code(cut(a.Reason, maxCell)), m.r.Head.linked(about(a.Place, a.Rule))}
+			return []string{code(cut(a.Guard, maxLabel)) + ofBase(a.Base), "⚠️ asks for approval by " + code(cut(a.Team, maxLabel)), code(cut(a.Reason, maxCell)), m.about(a.Place, a.Rule, a.Gone)}
 		}
 		g := t.Guards[i-len(t.Approvals)]
 		says := "⚠️ warns"
 		if g.Deny {
 			says = "❌ denies"
 		}
-		return []string{code(cut(g.Guard, maxLabel)) + ofBase(g.Base), says, code(cut(g.Message, maxCell)), m.r.Head.linked(about(g.Place, g.Rule))}
+		return []string{code(cut(g.Guard, maxLabel)) + ofBase(g.Base), says, code(cut(g.Message, maxCell)), m.about(g.Place, g.Rule, g.Gone)}
 	})
+}
+
+// about is the place that a guard speaks of, on the side where it is.
+func (m *markdown) about(place, rule model.Place, gone bool) string {
+	if p := about(place, rule); gone {
+		return "was " + m.r.Base.linked(p)
+	}
+	return m.r.Head.linked(about(place, rule))
 }
 
 func (m *markdown) failures(t *Test) {

@@ -199,10 +199,10 @@ func (t *Test) items() (out []item) {
 		if g.Deny {
 			l, says = errorLevel, "denies"
 		}
-		out = append(out, item{level: l, id: "guard/" + g.Guard, place: about(g.Place, g.Rule), text: fmt.Sprintf("guard %s %s%s: %s", g.Guard, says, ofBase(g.Base), g.Message)})
+		out = append(out, item{level: l, id: "guard/" + g.Guard, place: about(g.Place, g.Rule), base: g.Gone, text: fmt.Sprintf("guard %s %s%s: %s", g.Guard, says, ofBase(g.Base), g.Message)})
 	}
 	for _, a := range t.Approvals {
-		out = append(out, item{level: warningLevel, id: "approval/" + a.Guard, place: about(a.Place, a.Rule), text: fmt.Sprintf("guard %s asks for approval by %s%s: %s", a.Guard, a.Team, ofBase(a.Base), a.Reason)})
+		out = append(out, item{level: warningLevel, id: "approval/" + a.Guard, place: about(a.Place, a.Rule), base: a.Gone, text: fmt.Sprintf("guard %s asks for approval by %s%s: %s", a.Guard, a.Team, ofBase(a.Base), a.Reason)})
 	}
 	return out
 }

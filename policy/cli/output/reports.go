@@ -66,14 +66,24 @@ func (t *Text) Test(r Test) error {
 			m, says = bad, "denies"
 		}
 		t.marked(m, "guard %s %s%s", f.Guard, says, ofBase(f.Base))
-		t.hung(fmt.Sprintf("%s: %s", about(f.Place, f.Rule), f.Message), 2, 4)
+		t.hung(fmt.Sprintf("%s%s: %s", was(f.Gone), about(f.Place, f.Rule), f.Message), 2, 4)
 	}
 	for _, a := range r.Approvals {
 		t.marked(notice, "guard %s asks for approval by %s%s", a.Guard, a.Team, ofBase(a.Base))
-		t.hung(fmt.Sprintf("%s: %s", about(a.Place, a.Rule), a.Reason), 2, 4)
+		t.hung(fmt.Sprintf("%s%s: %s", was(a.Gone), about(a.Place, a.Rule), a.Reason), 2, 4)
 	}
 	for _, a := range r.Tests.Assumptions {
 		t.marked(notice, "assumed: %s", a)
+	}
+	return t.err
+}
+
+// fewer writes what tests of the base asserted, and none does any more.
+func (t *Text) fewer(d *reach.Difference) error {
+	for _, a := range d.Admission {
+		if a.Kind == "test" {
+			t.admission(a)
+		}
 	}
 	return t.err
 }
@@ -84,6 +94,14 @@ func about(place, rule model.Place) model.Place {
 		return rule
 	}
 	return place
+}
+
+// was stands before a place of the revision before.
+func was(gone bool) string {
+	if gone {
+		return "was "
+	}
+	return ""
 }
 
 func ofBase(base bool) string {

@@ -238,3 +238,62 @@ func cutAny(s string, prefixes ...string) (rest string, found bool) {
 	}
 	return s, false
 }
+
+// admissionEffect says in a few words what entries about admission and trust come
+// to. What lets nodes in or out is told apart from whom they trust.
+func admissionEffect(list []reach.Admission) (out []string) {
+	var in, gone bool
+	admins := map[string]int{}
+	trust := map[string]bool{}
+	for _, a := range list {
+		switch {
+		case a.Kind == "admins":
+			admins[a.Change]++
+		case a.Effect == reach.LetsIn:
+			in = true
+		case a.Effect == reach.PutsOut:
+			gone = true
+		default:
+			trust[a.Kind] = true
+		}
+	}
+	switch {
+	case in && gone:
+		out = append(out, "nodes are let in and put out")
+	case in:
+		out = append(out, "nodes are let in")
+	case gone:
+		out = append(out, "nodes are put out")
+	}
+	for _, c := range []struct{ change, one, more string }{
+		{reach.Added, "an administrator is added", "administrators are added"},
+		{reach.Removed, "an administrator is removed", "administrators are removed"},
+	} {
+		switch n := admins[c.change]; {
+		case n == 1:
+			out = append(out, c.one)
+		case n > 1:
+			out = append(out, fmt.Sprintf("%d %s", n, c.more))
+		}
+	}
+	if len(trust) == 1 {
+		for kind := range trust {
+			if text, ok := trustWords[kind]; ok {
+				return append(out, text)
+			}
+		}
+	}
+	if len(trust) > 0 {
+		out = append(out, "whom the network trusts changes")
+	}
+	return out
+}
+
+// trustWords are what changes where all that changes is of one kind.
+var trustWords = map[string]string{
+	"route": "who may forward traffic changes",
+	"exit":  "who may forward to the internet changes",
+	"team":  "what teams may write changes",
+	"guard": "guards change",
+	"test":  "tests say less",
+}

@@ -6,7 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/writmesh/writ/cue/model"
+	"github.com/writmesh/writ/policy/build"
 	"github.com/writmesh/writ/policy/reach"
+	"github.com/writmesh/writ/policy/rego"
+	"github.com/writmesh/writ/policy/tester"
 )
 
 // What stays under other conditions is told with what they were, and counts as
@@ -92,5 +96,58 @@ func TestChangeViewClaimsNothingOfBefore(t *testing.T) {
 	rows := changeArrows(&reach.Difference{Gained: []reach.Change{one}}, &Maps{After: []reach.Change{all}})
 	if len(rows) != 2 || rows[0].Sign != "+" || rows[1].Sign == "=" {
 		t.Errorf("rows %+v: want one that is gained, and one that is there after the change", rows)
+	}
+}
+
+// What changes about trust is told by what it is: an administrator is no node.
+func TestTrustInAFewWords(t *testing.T) {
+	a := func(kind, change, effect string) reach.Admission {
+		return reach.Admission{Kind: kind, Change: change, Effect: effect}
+	}
+	for _, c := range []struct {
+		want string
+		list []reach.Admission
+	}{
+		{"an administrator is added", []reach.Admission{a("admins", reach.Added, reach.LetsIn)}},
+		{"2 administrators are removed", []reach.Admission{a("admins", reach.Removed, ""), a("admins", reach.Removed, "")}},
+		{"nodes are let in and an administrator is added", []reach.Admission{a("pin", reach.Added, reach.LetsIn), a("admins", reach.Added, reach.LetsIn)}},
+		{"nodes are let in and put out", []reach.Admission{a("pin", reach.Added, reach.LetsIn), a("pin", reach.Removed, reach.PutsOut)}},
+		{"guards change", []reach.Admission{a("guard", reach.Removed, ""), a("guard", reach.Changed, "")}},
+		{"whom the network trusts changes", []reach.Admission{a("guard", reach.Removed, ""), a("test", reach.Removed, "")}},
+		{"whom the network trusts changes", []reach.Admission{a("relay", reach.Changed, "")}},
+	} {
+		if got := effectOf(&reach.Difference{Admission: c.list}); got != c.want {
+			t.Errorf("%+v: got %q, want %q", c.list, got, c.want)
+		}
+	}
+}
+
+// A guard that a change takes away is shown where it still is.
+func TestPlacesOfTheBase(t *testing.T) {
+	place := model.Place{File: "guard/star.rego", Line: 3, Col: 1}
+	r := &Report{
+		Verb:       "test",
+		Difference: &reach.Difference{},
+		Test: &Test{Tests: &tester.Result{}, Guards: []build.Finding{{
+			Finding: rego.Finding{Guard: "star", Message: "no", Place: place, Rule: place}, Deny: true, Base: true, Gone: true,
+		}}, Approvals: []build.Approval{{
+			Approval: rego.Approval{Guard: "star", Team: "group:it", Reason: "why", Place: place, Rule: place}, Base: true, Gone: true,
+		}}},
+		Base: Origin{Label: "main", Commit: strings.Repeat("b", 40), Link: "https://forge.example/x/blob/" + strings.Repeat("b", 40)},
+		Head: Origin{Label: "pr", Commit: strings.Repeat("e", 40), Link: "https://forge.example/x/blob/" + strings.Repeat("e", 40)},
+	}
+	var b bytes.Buffer
+	if err := Markdown(&b, r); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(b.String(), "was ["); n != 2 || strings.Contains(b.String(), r.Head.Link) || strings.Count(b.String(), r.Base.Link+"/guard/star.rego") != 2 {
+		t.Errorf("got\n%s\nwant both places in the base", b.String())
+	}
+	b.Reset()
+	if err := GitHub(&b, r); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(b.String(), "file=guard") || strings.Count(b.String(), "(was guard/star.rego:3:1)") != 2 {
+		t.Errorf("got\n%s\nwant no annotation of a file that is gone", b.String())
 	}
 }
