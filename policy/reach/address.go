@@ -287,12 +287,14 @@ func (sp *space) containing(a netip.Addr) (out []acl.Selector) {
 func (sp *space) locals() map[netip.Addr]bool {
 	out := map[netip.Addr]bool{}
 	sp.unlocal = true
+	sp.told = map[string]bool{}
 	for _, side := range sp.sides {
 		if side.inv == nil {
 			continue
 		}
 		sp.unlocal = sp.unlocal && !side.inv.tellsLocal()
 		for i := range side.inv.Nodes {
+			sp.told[side.inv.Nodes[i].Name] = len(side.inv.Nodes[i].Local) > 0
 			for _, a := range side.inv.Nodes[i].Local {
 				out[a.Unmap()] = true
 			}

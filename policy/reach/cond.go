@@ -62,13 +62,14 @@ const (
 type conds struct {
 	mu    sync.Mutex
 	list  [][]term
+	parts map[cond][]cond // of those that are not brought into one form, rising
 	byKey map[string]cond
 	sums  map[[2]cond]cond
 	same  map[[2]cond]bool
 }
 
 func newConds() *conds {
-	c := &conds{byKey: map[string]cond{}, sums: map[[2]cond]cond{}, same: map[[2]cond]bool{}}
+	c := &conds{byKey: map[string]cond{}, sums: map[[2]cond]cond{}, same: map[[2]cond]bool{}, parts: map[cond][]cond{}}
 	c.put(nil)
 	c.put([]term{{spans: []span{{0, week, forever}}}})
 	return c
@@ -92,10 +93,51 @@ func (c *conds) put(terms []term) cond {
 	return id
 }
 
+// mostTerms is how many terms are brought into one form, which takes a look at each
+// pair of them. A grant with sixteen hours in as many zones and sixteen postures has
+// half as many. A union of more is kept as the conditions that it is made of: two
+// that say the same may then have two numbers, and count as different. Tests make
+// it less.
+var mostTerms = 512
+
+// join numbers a union of conditions that may be too many for one form. The lock is
+// held.
+func (c *conds) join(a, b cond) cond {
+	if c.parts[a] == nil && c.parts[b] == nil && len(c.list[a])+len(c.list[b]) <= mostTerms {
+		return c.put(normal(slices.Concat(c.list[a], c.list[b])))
+	}
+	var all []cond
+	for _, id := range [2]cond{a, b} {
+		if c.parts[id] != nil {
+			all = append(all, c.parts[id]...)
+		} else {
+			all = append(all, id)
+		}
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	k := fmt.Sprint(all)
+	id, ok := c.byKey[k]
+	if !ok {
+		id = cond(len(c.list))
+		c.list = append(c.list, nil)
+		c.parts[id] = all
+		c.byKey[k] = id
+	}
+	return id
+}
+
 func (c *conds) terms(id cond) []term {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.list[id]
+	var out []term
+	for _, part := range c.parts[id] {
+		out = append(out, c.list[part]...)
+	}
+	if out == nil {
+		out = c.list[id]
+	}
+	return out
 }
 
 // of is the condition of a grant alone.
@@ -172,7 +214,7 @@ func (c *conds) union(a, b cond) cond {
 	defer c.mu.Unlock()
 	sum, ok := c.sums[[2]cond{a, b}]
 	if !ok {
-		sum = c.put(normal(slices.Concat(c.list[a], c.list[b])))
+		sum = c.join(a, b)
 		c.sums[[2]cond{a, b}] = sum
 	}
 	return sum
@@ -182,6 +224,16 @@ func (c *conds) union(a, b cond) cond {
 func (c *conds) capped(id cond, until int64) cond {
 	if until == forever || id == never {
 		return id
+	}
+	c.mu.Lock()
+	parts := c.parts[id]
+	c.mu.Unlock()
+	if parts != nil {
+		sum := never
+		for _, p := range parts {
+			sum = c.union(sum, c.capped(p, until))
+		}
+		return sum
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,8 +1,12 @@
 package reach
 
 import (
+	"fmt"
 	"slices"
 	"testing"
+	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/cue/model"
@@ -87,4 +91,46 @@ func refsOf(s string) []model.Ref { return []model.Ref{{Selector: selector(s)}} 
 
 func sameReport(a, b Report) bool {
 	return a.Rules == b.Rules && a.RulesWitnessed == b.RulesWitnessed && a.Cells == b.Cells && a.CellsWitnessed == b.CellsWitnessed && slices.Equal(a.Unwitnessed, b.Unwitnessed)
+}
+
+// TestManyConditionsTakeNoAges: rules that each hold at many hours and for many
+// postures give one condition that nobody can look at pair by pair.
+func TestManyConditionsTakeNoAges(t *testing.T) {
+	zones := []string{"UTC", "Europe/Berlin", "Europe/London", "Asia/Tokyo", "Asia/Kolkata", "America/New_York", "America/Denver", "Australia/Sydney"}
+	c := &Compiled{Inbound: []acl.Inbound{{To: selector("tag:db")}}}
+	for r := range 100 {
+		g := acl.Grant{Rule: fmt.Sprintf("r%02d", r), From: selectors([]string{"a@x"}), Allow: []acl.Ports{{Range: acl.RangeAll}}}
+		for k, z := range zones {
+			g.Hours = append(g.Hours, acl.Window{Days: 1 << ((k + r) % 7), Start: uint16((k + r) * 7 % 1440), End: uint16((k+r)*7%1440 + 60), Zone: z})
+		}
+		for p := range 16 {
+			n := r*16 + p
+			g.Posture = append(g.Posture, acl.Posture{is(acl.OpLeast, fmt.Sprint(n)), is(acl.OpLess, fmt.Sprint(n+3, ".", n%7)), {Attr: "custom:a", Op: acl.OpIn, Values: []string{fmt.Sprint(n)}}})
+		}
+		c.Inbound[0].Grants = append(c.Inbound[0].Grants, g)
+	}
+	begun := time.Now()
+	d := Diff(Side{}, Side{Policy: c}, noon)
+	if len(d.Gained) == 0 || len(d.Gained[0].When) != 65 {
+		t.Fatalf("gained %+v, want one change with a few of its conditions", d.Gained)
+	}
+	if got := NewWorld(c, nil, []Question{{At: noon}}).Redundant(); len(got) > 0 {
+		t.Errorf("%d rules are redundant, want none", len(got))
+	}
+	less := *c
+	less.Inbound = []acl.Inbound{{To: c.Inbound[0].To, Grants: c.Inbound[0].Grants[1:]}}
+	if d := Diff(Side{Policy: c}, Side{Policy: &less}, noon); len(d.Lost) == 0 {
+		t.Error("a rule less: nothing is lost, want something")
+	}
+	if took := time.Since(begun); took > time.Minute {
+		t.Errorf("it took %s, want seconds", took)
+	}
+}
+
+// TestManyTermsAreTheOracle has conditions kept in parts from the second term on.
+func TestManyTermsAreTheOracle(t *testing.T) {
+	was := mostTerms
+	t.Cleanup(func() { mostTerms = was })
+	mostTerms = 1
+	rapid.Check(t, checkDiff)
 }

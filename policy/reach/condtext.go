@@ -2,6 +2,7 @@ package reach
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ func (c *conds) words(id cond) (w condWords) {
 	if id == never || id == always {
 		return w
 	}
+	const most = 64 // more than anybody reads
 	type alternative struct {
 		when, posture string
 		until         int64
@@ -55,6 +57,11 @@ func (c *conds) words(id cond) (w condWords) {
 		}
 		return append(list, s)
 	}
+	more := 0
+	if !oneEnd || !oneWhen && !onePosture {
+		more = max(0, len(list)-most)
+		list = list[:len(list)-more]
+	}
 	for _, a := range list {
 		if oneEnd && (oneWhen || onePosture) {
 			w.when, w.posture = add(w.when, a.when), add(w.posture, a.posture)
@@ -72,6 +79,9 @@ func (c *conds) words(id cond) (w condWords) {
 			parts = append(parts, "until "+Moment(moment(a.until)))
 		}
 		w.when = append(w.when, strings.Join(parts, ", "))
+	}
+	if more > 0 {
+		w.when = append(w.when, fmt.Sprintf("and %d more such conditions", more))
 	}
 	return w
 }
@@ -124,6 +134,9 @@ func (c *conds) equal(a, b cond) bool {
 	k := [2]cond{min(a, b), max(a, b)}
 	c.mu.Lock()
 	same, ok := c.same[k]
+	if !ok && a != never && b != never && (c.parts[a] != nil || c.parts[b] != nil) {
+		ok = true // too large: they differ
+	}
 	c.mu.Unlock()
 	if !ok {
 		same = equalTerms(c.terms(a), c.terms(b))
@@ -144,10 +157,13 @@ func equalTerms(x, y []term) bool {
 		return false
 	}
 	all := slices.Concat(x, y)
-	reports := samples(all)
-	instants := moments(all)
 	const most = 1 << 18
-	if len(reports) == 0 || len(reports)*len(instants)*len(all) > most {
+	reports := samples(all)
+	if len(reports) == 0 || len(reports)*len(all) > most {
+		return false
+	}
+	instants := moments(all, most/len(reports)/len(all))
+	if len(instants) == 0 {
 		return false
 	}
 	for _, r := range reports {
@@ -192,8 +208,8 @@ func minuteOf(at time.Time, zone string) int16 {
 // moments are instants between which no term begins or ends, within a week where
 // one zone tells hours, and else within the year 2027: those at which a clock
 // shows an edge of the hours, both where it shows it twice, and those at which it
-// is put forward or back.
-func moments(terms []term) (out []time.Time) {
+// is put forward or back. Where they are more than so many, there are none.
+func moments(terms []term, most int) (out []time.Time) {
 	zones := map[string]bool{}
 	for _, t := range terms {
 		if t.zone != "" {
@@ -220,6 +236,9 @@ func moments(terms []term) (out []time.Time) {
 					edges[s.from], edges[s.to%week] = true, true
 				}
 			}
+		}
+		if len(out)+weeks*len(edges) > most {
+			return nil
 		}
 		for w := range weeks {
 			begin := time.Date(2027, 1, 3+7*w, 0, 0, 0, 0, z)

@@ -27,6 +27,7 @@ type space struct {
 	local    map[netip.Addr]int32 // local addresses of nodes → class
 	assumed  bool                 // routes are, as no inventory tells about them
 	unlocal  bool                 // no inventory tells local addresses
+	told     map[string]bool      // nodes of which an inventory does
 	supposed []netip.Prefix       // taken to be somewhere, as questions ask so
 }
 

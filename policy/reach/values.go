@@ -102,8 +102,12 @@ func possible(p acl.Posture) bool {
 }
 
 // mostReports is how many reports two conditions are compared on: of five
-// attributes with five values each there are about as many.
-const mostReports = 1 << 12
+// attributes with five values each there are about as many. mostConditions is how
+// many may tell values of one attribute apart, as each is asked about each.
+const (
+	mostReports    = 1 << 12
+	mostConditions = 128
+)
 
 // samples are reports such that whatever a node reports, it meets the same of the
 // terms' postures as one of them does; none where that takes too many.
@@ -115,6 +119,9 @@ func samples(terms []term) []map[string]string {
 	attrs, conditions := byAttribute(postures...)
 	out := []map[string]string{{}}
 	for _, attr := range attrs {
+		if len(conditions[attr]) > mostConditions {
+			return nil
+		}
 		values := []string{""} // it is not reported
 		seen := map[string]bool{strings.Repeat("-", len(conditions[attr])): true}
 		for _, v := range telling(conditions[attr]) {

@@ -2,6 +2,8 @@ package reach
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -560,14 +562,25 @@ func (w *World) Assumptions(q Question) (out []string) {
 	if sp.assumed {
 		out = append(out, "every route and exit node that the policy approves is taken to be advertised: no inventory tells which are")
 	}
-	if sp.unlocal && len(q.To) > 0 {
+	if len(q.To) > 0 && slices.ContainsFunc(sp.classes, func(c class) bool { return c.kind == addressEnd }) {
 		in := w.inquire(q)
-		if slices.ContainsFunc(sp.classes, func(c class) bool { return c.kind == addressEnd }) {
-			for d := range in.to.each {
-				if sp.classes[d].kind == nodeEnd {
-					return append(out, "no node that is asked about is taken to have an address behind an approved route: no inventory tells local addresses")
+		nodes, untold := false, map[string]bool{}
+		for d := range in.to.each {
+			nodes = nodes || sp.classes[d].kind == nodeEnd
+			for _, id := range sp.classes[d].real {
+				if name := sp.real[id]; !sp.told[name] {
+					untold[name] = true
 				}
 			}
+		}
+		const lead = "no node that is asked about is taken to have an address behind an approved route: "
+		switch names := slices.Sorted(maps.Keys(untold)); {
+		case nodes && sp.unlocal:
+			out = append(out, lead+"no inventory tells local addresses")
+		case len(names) == 1:
+			out = append(out, lead+"the inventory tells no local addresses of "+names[0])
+		case len(names) > 1:
+			out = append(out, fmt.Sprintf("%sthe inventory tells no local addresses of %s and %d more", lead, names[0], len(names)-1))
 		}
 	}
 	return out
