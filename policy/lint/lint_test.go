@@ -81,6 +81,13 @@ func TestRun(t *testing.T) {
 		{name: "unused", more: "groups: g: [\"x@acme.example\"]\ntags: t: {}\nhosts: h: \"10.20.0.9\"\nservices: s: [\"tcp/1\"]\npostures: p: {os: \"linux\"}",
 			want: []string{`9 unused-group: nothing names group:g`, `10 unused-tag: nothing names tag:t`, `11 unused-host: nothing names host:h`,
 				`12 unused-service: nothing names service:s`, `13 unused-posture: nothing names posture:p`}},
+		{name: "used by tests and guards alone", more: `groups: {tested: ["x@acme.example"], excepted: ["y@acme.example"], asked: ["z@acme.example"], askedfor: ["z@acme.example"]}
+services: probe: ["tcp/9"]
+tests: t: deny: [{from: {any: ["group:tested"], except: ["group:excepted"]}, to: "tag:web", on: ["service:probe"]}]`,
+			change: func(q *lint.Question) {
+				q.Tree.(fstest.MapFS)["guard/g.rego"] = &fstest.MapFile{Data: []byte("package guard.g\n\nrequire_approval contains {\"team\": \"group:asked\"} if true")}
+			},
+			want: []string{`9 unused-group: nothing names group:askedfor`}},
 		{name: "broad", more: `rules: r: {from: ["*"], to: ["*"], allow: ["tcp/9"]}`,
 			want: []string{`9 broad: rule "r" is from every node to every node`}},
 		{name: "broad in ports", more: `rules: r: {from: ["*"], to: ["tag:router"], allow: ["*"]}`,

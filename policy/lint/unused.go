@@ -2,6 +2,9 @@ package lint
 
 import (
 	"fmt"
+	"io/fs"
+	"path"
+	"regexp"
 	"strings"
 
 	"github.com/writmesh/writ/coordinator/acl"
@@ -87,11 +90,38 @@ func usesOf(p *model.Policy) *uses {
 	return u
 }
 
+// regoName is a selector of a name in Rego's text.
+var regoName = regexp.MustCompile(`["` + "`" + `](group|tag|host|service|posture):[^"` + "`" + `\s]+["` + "`" + `]`)
+
+// namedInRego are the names that guards and generators write out: a guard asks for
+// the approval of a group that nothing else may name.
+func (l *linter) namedInRego() map[string]bool {
+	out := map[string]bool{}
+	for _, dir := range []string{"guard", "generate"} {
+		if l.Tree == nil {
+			break
+		}
+		// A tree that cannot be read was refused before.
+		_ = fs.WalkDir(l.Tree, dir, func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || path.Ext(name) != ".rego" {
+				return nil
+			}
+			text, err := fs.ReadFile(l.Tree, name)
+			for _, found := range regoName.FindAllString(string(text), -1) {
+				out[found[1:len(found)-1]] = true
+			}
+			return err
+		})
+	}
+	return out
+}
+
 // unused finds what is defined and named nowhere.
 func (l *linter) unused() {
 	u := usesOf(l.Policy)
+	named := l.namedInRego()
 	say := func(kind, name string, place model.Place, used bool) {
-		if !used {
+		if !used && !named[kind+":"+name] {
 			l.add(Finding{ID: "unused-" + kind, Level: Note, Place: place, Text: fmt.Sprintf("nothing names %s:%s", kind, name), Hint: "take it away"})
 		}
 	}

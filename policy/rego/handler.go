@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/writmesh/writ/cue/model"
 	"github.com/writmesh/writ/policy/sandbox"
@@ -130,6 +133,10 @@ func ask(ctx context.Context, child *sandbox.Child, what string, req request) (r
 		return res, fmt.Errorf("%s: %w", what, err)
 	}
 	answer, err := child.Call(ctx, HandlerName, message)
+	var failure *sandbox.Failure
+	if errors.As(err, &failure) {
+		what += " of " + evaluated(req) // one of these took too much; which, nobody is left to say
+	}
 	if err != nil {
 		return res, fmt.Errorf("%s: %w", what, err)
 	}
@@ -137,6 +144,21 @@ func ask(ctx context.Context, child *sandbox.Child, what string, req request) (r
 		return res, fmt.Errorf("%s: read the child's answer: %w", what, err)
 	}
 	return res, res.Problems.Err()
+}
+
+// evaluated names the files whose rules a request evaluates, a few of many.
+func evaluated(req request) string {
+	const most = 3
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(req.Files)) {
+		if req.Do == doTest || !strings.HasSuffix(name, "_test.rego") {
+			names = append(names, name)
+		}
+	}
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
 }
 
 // strict decodes JSON that has no other fields and nothing after it.

@@ -5,6 +5,7 @@ package rego
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"reflect"
 	"strings"
@@ -118,6 +119,22 @@ func TestBombs(t *testing.T) {
 				t.Errorf("took %s", took)
 			}
 		})
+	}
+}
+
+// What takes too much is told with the files that may be it: the child, which knew,
+// is gone.
+func TestLimitNamesFiles(t *testing.T) {
+	files := source(`deny contains "x" if true`)
+	maps.DeleteFunc(files, func(string, []byte) bool { return true })
+	long := "rules[\"x\"] := {} if {\n\tsome a in numbers.range(1, 3000)\n\tsome b in numbers.range(1, 3000)\n\tsome c in numbers.range(1, 3000)\n\ta + b + c < 0\n}"
+	for _, name := range []string{"d", "b", "a", "c"} {
+		files["generate/"+name+".rego"] = []byte("package generate." + name + "\n\n" + long)
+	}
+	_, _, err := Generate(t.Context(), child(t, sandbox.Limits{Memory: 256 << 20, CPU: time.Second, Wall: 6 * time.Second}), files, testInput(t).Network)
+	var failure *sandbox.Failure
+	if want := "generate rules of generate/a.rego, generate/b.rego, generate/c.rego and 1 more: "; !errors.As(err, &failure) || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s and the limit", err, want)
 	}
 }
 
