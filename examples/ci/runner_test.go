@@ -166,6 +166,9 @@ func (r *runner) evaluate(e string) string {
 		}
 		return value
 	}
+	if call := regexp.MustCompile(`^ *format\('([^']*)', ([a-z_.]+)\) *$`).FindStringSubmatch(e); call != nil {
+		return strings.ReplaceAll(call[1], "{0}", r.evaluate(call[2]))
+	}
 	for _, op := range []string{"==", "!="} {
 		if a, b, ok := strings.Cut(e, op); ok {
 			return strconv.FormatBool((r.evaluate(a) == r.evaluate(b)) == (op == "=="))
