@@ -231,7 +231,7 @@ func (sp *space) addresses() {
 		var c class
 		c.family = family(r.first)
 		c.within = sp.containing(r.first)
-		own := slices.ContainsFunc(sp.own, func(p netip.Prefix) bool { return p.Contains(r.first) })
+		own := sp.isOwn(r.first)
 		c.kind = addressEnd
 		for _, i := range approved.containing(r.first) {
 			for side, u := range approvals[i].until {

@@ -56,7 +56,7 @@ var (
 	destTexts   = []string{"a@x", "group:g", "group:h", "tag:s", "tag:t", "node:n", "autogroup:member", "autogroup:tagged", "autogroup:self", "*"}
 	behindTexts = []string{"10.1.0.0/16", "10.1.2.0/24", "10.1.2.3"}
 	allowTexts  = []string{"tcp/80", "tcp/79-81", "tcp/443", "udp/53", "icmp", "proto/1", "proto/47", "*"}
-	capTexts    = []string{`"x"`, `{"a": 1, "b": 2}`, `{"b":2,"a":1}`}
+	capTexts    = []string{`"x"`, `{"a": 1, "b": 2}`, `{"b":2,"a":1}`, `9007199254740993`, `9007199254740992`}
 )
 
 type drawer struct {
@@ -202,7 +202,7 @@ func (d drawer) inventory() *Inventory {
 		return nil
 	}
 	inv := &Inventory{}
-	for _, n := range []Admitted{{Name: "n", User: "a@x"}, {Name: "m", User: "b@x"}, {Name: "s1", Tags: []string{"s"}}, {Name: "s2", Tags: []string{"tag:t", "tag:s"}}} {
+	for _, n := range []Admitted{{Name: "n", User: "a@x"}, {Name: "m", User: "b@x"}, {Name: "s1", Tags: []string{"s"}}, {Name: "s2", Tags: []string{"tag:t", "tag:s"}}, {Name: "nobody"}} {
 		if !d.chance("admitted "+n.Name, 2) {
 			continue
 		}

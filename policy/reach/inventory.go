@@ -63,5 +63,8 @@ func (n *Admitted) own() []netip.Addr {
 	if n.Address4.IsValid() && !slices.Contains(out, n.Address4) {
 		out = append(out, n.Address4)
 	}
+	for i := range out {
+		out[i] = out[i].Unmap()
+	}
 	return out
 }

@@ -1,6 +1,7 @@
 package reach
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
@@ -168,12 +169,18 @@ func newEngine(sp *space, ports []acl.Ports) *engine {
 	return e
 }
 
-// capText is a capability with its value in canonical form.
+// capText is a capability with its value in canonical form. Numbers stay as they
+// are written: applications are told them digit by digit.
 func capText(name string, value json.RawMessage) string {
+	d := json.NewDecoder(bytes.NewReader(value))
+	d.UseNumber()
 	var v any
-	if json.Unmarshal(value, &v) == nil {
-		if b, err := json.Marshal(v); err == nil {
-			value = b
+	if d.Decode(&v) == nil {
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		if e.Encode(v) == nil {
+			value = bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 		}
 	}
 	return name + " = " + string(value)
@@ -274,8 +281,11 @@ func (e *engine) newSheet(side int, at int64) *sheet {
 			}
 			continue
 		}
+		// What is behind nodes is reached by what the routes let in, and nothing else is.
+		behind := i >= len(s.c.Inbound)
 		for _, m := range s.members[in.To] {
-			if m.until > at {
+			kind := sp.classes[m.class].kind
+			if m.until > at && behind == (kind == addressEnd || kind == internetEnd) {
 				s.into[m.class] = append(s.into[m.class], member{int32(i), m.until})
 			}
 		}

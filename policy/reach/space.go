@@ -232,6 +232,9 @@ func (b *cutter) admitted() (out []admittedNode) {
 		for j := range s.inv.Nodes {
 			a := &s.inv.Nodes[j]
 			n := admittedNode{node: Node{Name: a.Name, User: a.User, Tags: a.tags(), Real: true}}
+			if n.node.User == "" && len(n.node.Tags) == 0 {
+				continue // it is nobody: nothing selects it
+			}
 			if len(b.sp.own) > 0 {
 				n.own = a.own()
 			}
@@ -346,7 +349,9 @@ func (b *cutter) class(n Node, until [3]int64, addr netip.Addr) *class {
 	var within []acl.Selector
 	if addr.IsValid() {
 		k.family = family(addr)
-		within = b.sp.containing(addr)
+		if b.sp.isOwn(addr) {
+			within = b.sp.containing(addr)
+		}
 		for _, p := range within {
 			k.within += p.Name + " "
 		}
@@ -384,22 +389,26 @@ func (b *cutter) owner(c *class, n Node) {
 func (b *cutter) real(a admittedNode) {
 	id := int32(len(b.sp.real))
 	b.sp.real = append(b.sp.real, a.node.Name)
-	addrs := slices.DeleteFunc(a.own, func(x netip.Addr) bool {
-		return !slices.ContainsFunc(b.sp.own, func(p netip.Prefix) bool { return p.Contains(x) })
-	})
-	if !slices.ContainsFunc(addrs, b.sp.where.contains) {
+	addrs := a.own
+	if !slices.ContainsFunc(addrs, func(x netip.Addr) bool { return b.sp.isOwn(x) && b.sp.where.contains(x) }) {
 		addrs = []netip.Addr{{}}
 	}
 	for _, x := range addrs {
 		c := b.class(a.node, a.until, x)
+		if n := len(c.real); n > 0 && c.real[n-1] == id {
+			continue // by another of its addresses
+		}
+		c.real = append(c.real, id)
 		b.owner(c, a.node)
 		if a.node.User == "" {
 			c.tagSets = append(c.tagSets, b.tagIDs[strings.Join(a.node.Tags, "+")])
 		}
-		if n := len(c.real); n == 0 || c.real[n-1] != id {
-			c.real = append(c.real, id)
-		}
 	}
+}
+
+// isOwn reports whether an address is one by which prefixes select nodes.
+func (sp *space) isOwn(a netip.Addr) bool {
+	return slices.ContainsFunc(sp.own, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // sharing are the classes that have a node of an owner of the class, it included;

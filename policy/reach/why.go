@@ -256,6 +256,9 @@ func (x *Explainer) misses(f *flow) []Miss {
 		if !ok || n == maxMisses && !before(lack, r.rule.Name, best[n-1]) {
 			continue
 		}
+		if lack == LackDestination && !x.concerns(r.rule.To, f.to) || lack == LackSource && !x.concerns(r.rule.From, f.from) {
+			continue
+		}
 		at := n
 		for at > 0 && before(lack, r.rule.Name, best[at-1]) {
 			at--
@@ -271,6 +274,20 @@ func (x *Explainer) misses(f *flow) []Miss {
 		x.describe(&out[i], x.indexed(out[i].Rule), f)
 	}
 	return out
+}
+
+// concerns reports whether what a rule is from or to is of the sort of an end: what
+// lets people to the internet is not near to what lets them to a node.
+func (x *Explainer) concerns(refs []model.Ref, p Party) bool {
+	return slices.ContainsFunc(refs, func(r model.Ref) bool {
+		switch sel := x.resolve(r.Selector); {
+		case sel.Kind == acl.KindInternet:
+			return p.Via == acl.Exit
+		case sel.Kind == acl.KindPrefix:
+			return p.Via == acl.Subnet || p.Via == acl.Own && x.policy.Network.LiteralAddresses
+		}
+		return p.Via != acl.Exit
+	})
 }
 
 // lack is what a rule lacks to allow a flow, where it is one thing.
@@ -343,6 +360,9 @@ func (x *Explainer) describe(m *Miss, r *indexedRule, f *flow) {
 		m.Text = "ended " + Moment(r.rule.Until)
 	case LackHours:
 		m.Text = "holds " + HoursText(r.rule.Hours)
+		if zone, err := acl.ParseZone(r.rule.Hours[0].Zone); err == nil {
+			m.Text += "; asked about " + strings.ToLower(f.at.In(zone).Format("Mon")) + f.at.In(zone).Format(" 15:04 ") + r.rule.Hours[0].Zone
+		}
 	case LackPosture:
 		var names []string
 		for _, ref := range r.rule.Posture {

@@ -317,3 +317,64 @@ func TestApprovedByTheInventory(t *testing.T) {
 		}
 	}
 }
+
+// TestAddressesOfNodes: where rules select nodes by their addresses, a node is met
+// by each that it has, what is for addresses behind nodes is not for it, and who is
+// nobody is not there.
+func TestAddressesOfNodes(t *testing.T) {
+	grant := func(rule, from string, not ...string) []acl.Grant {
+		return []acl.Grant{{Rule: rule, From: selectors([]string{from}), ToExcept: selectors(not), Allow: []acl.Ports{{Range: acl.RangeAll}}}}
+	}
+	c := &Compiled{
+		Principals: map[acl.Selector][]acl.Membership{},
+		Prefix4:    netip.MustParsePrefix("100.64.0.0/10"),
+		Inbound: []acl.Inbound{
+			{To: selector("fd77::4"), Grants: grant("six", "c@x")},
+			{To: selector("0.0.0.0/0"), Grants: grant("all", "tag:t", "a@x")},
+		},
+		Routes: []acl.Route{
+			{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Via: selectors([]string{"tag:r"}), Inbound: []acl.Inbound{{To: selector("10.0.0.0/8"), Grants: grant("net", "a@x")}}},
+			{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Inbound: []acl.Inbound{{To: selector("0.0.0.0/0"), Grants: grant("all", "tag:t")}}},
+		},
+	}
+	addrs := func(list ...string) (out []netip.Addr) {
+		for _, a := range list {
+			out = append(out, netip.MustParseAddr(a))
+		}
+		return out
+	}
+	inv := &Inventory{Nodes: []Admitted{
+		{Name: "n1", User: "a@x", Addresses: addrs("100.64.0.2", "fd77::4", "100.64.0.7")},
+		{Name: "n2", User: "b@x", Addresses: addrs("100.64.0.3")},
+		{Name: "n3", Tags: []string{"t"}, Addresses: addrs("100.64.0.4")},
+		{Name: "gw", Tags: []string{"r"}, Addresses: addrs("100.64.0.5"), Routes: Routes{Advertised: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}},
+		{Name: "odd", Addresses: addrs("100.64.0.6")},
+	}}
+	for _, x := range []struct {
+		from, to string
+		rules    []string
+	}{
+		{"node:n1", "10.1.2.3", []string{"net"}},
+		{"node:n3", "10.1.2.3", []string{"all"}},
+		{"node:n3", "node:n1", nil},
+		{"node:n3", "node:n2", []string{"all"}},
+		{"c@x", "node:n1", []string{"six"}},
+		{"node:n3", "node:odd", nil},
+		{"node:n1", "node:n1", nil},
+	} {
+		q := Question{From: refsOf(x.from), To: refsOf(x.to), At: noon}
+		w := NewWorld(c, inv, []Question{q})
+		var got []string
+		for _, f := range w.Reachable(q) {
+			got = append(got, f.Rules...)
+		}
+		if got = slices.Compact(slices.Sorted(slices.Values(got))); !slices.Equal(got, x.rules) {
+			t.Errorf("%s to %s: got %q, want %q", x.from, x.to, got, x.rules)
+		}
+	}
+	for _, ch := range Diff(Side{}, Side{c, inv}, noon).Gained {
+		if slices.Contains(ch.Nodes, "odd") {
+			t.Errorf("odd, who is nobody, is gained: %+v", ch)
+		}
+	}
+}
