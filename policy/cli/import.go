@@ -75,7 +75,14 @@ func (c importFlags) run(e *env, from func([]byte, migrate.Options) (*migrate.Re
 		t.Problems(model.Problems(r.NotCarried))
 		t.Plain("")
 	}
-	t.Plain(fmt.Sprintf("%s holds a policy that means the same as %s.", c.Out, c.File))
+	switch n := len(r.NotCarried); {
+	case n == 0:
+		t.Plain(fmt.Sprintf("%s holds a policy that means the same as %s.", c.Out, c.File))
+	case n == 1:
+		t.Plain(fmt.Sprintf("%s holds what could be carried over of %s: one thing is not, and access is no wider for it.", c.Out, c.File))
+	default:
+		t.Plain(fmt.Sprintf("%s holds what could be carried over of %s: %d things are not, and access is no wider for it.", c.Out, c.File, n))
+	}
 	t.Plain("Next:")
 	if filepath.Clean(c.Out) != "." {
 		t.Plain("  cd " + c.Out)

@@ -16,8 +16,9 @@ import (
 // which they come out.
 type draft struct {
 	name, domain string
-	literal      bool     // network.literalAddresses
-	header       []string // comments on the whole
+	literal      bool                // network.literalAddresses
+	header       []string            // comments on the whole
+	sections     map[string][]string // comments on what a file holds, by its name
 	groups       []group
 	tags         []tag
 	hosts        []host
@@ -205,6 +206,7 @@ func (d *draft) files(notCarried map[string][]string) ([]File, error) {
 		if name == fileNetwork {
 			w.comments("", d.header)
 		}
+		w.comments("", d.sections[name])
 		w.f("package network\n")
 		if len(body) > 0 {
 			w.f("\n%s", body)

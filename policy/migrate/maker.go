@@ -115,8 +115,12 @@ const maxFirst = 20
 
 // first is the test of a policy that had none: that its rules give what they say.
 func (t *maker) first() test {
+	none := "There were no tests"
+	if len(t.notCarried[fileTests]) > 0 {
+		none = "No test is carried over"
+	}
 	x := test{name: "as imported", comments: []string{
-		"There were no tests. These say what the rules say; write what must stay true,",
+		none + ". These say what the rules say; write what must stay true,",
 		"and above all what must never be.",
 	}}
 	for _, r := range t.draft.rules {
@@ -133,7 +137,7 @@ func (t *maker) first() test {
 	switch {
 	case len(x.allow) > 0:
 	case len(from) == 0:
-		x.comments[0] = "There were no tests, and no rules. Write what must stay true,"
+		x.comments[0] = none + ", and no rules. Write what must stay true,"
 		x.deny = []assertion{{from: "*", to: "*", allowEmpty: true}}
 	case slices.Equal(to, []string{"autogroup:internet"}):
 		x.deny = []assertion{{from: "*", to: "*", allowEmpty: true}}

@@ -82,3 +82,88 @@ func TestPartialNeverWidens(t *testing.T) {
 		})
 	}
 }
+
+// An accept test asks for its port, as it does there: that ping is open is no
+// answer. One about a rule that is left out goes with it, and is told.
+func TestAcceptTestsAskForTheirPort(t *testing.T) {
+	const head = `{"tagOwners": {"tag:prod": []}, "groups": {"group:dev": ["al@b.example"]}, "postures": {"posture:a": ["ip:country == 'DE'"]}, "acls": [
+		{"action": "accept", "proto": "icmp", "src": ["*"], "dst": ["tag:prod:*"]},
+		{"action": "accept", "proto": "udp", "src": ["group:dev"], "dst": ["tag:prod:53"]}`
+	for _, test := range []struct {
+		name, more, tests string
+		want              []string // of tests.cue
+		told              int
+	}{
+		{"only ping", "", `{"src": "al@b.example", "accept": ["tag:prod:443"]}`, []string{`on: ["tcp/443"]`}, 0},
+		{"udp", "", `{"src": "al@b.example", "accept": ["tag:prod:53"]}`, []string{`on: ["udp/53"]`}, 0},
+		{"said", "", `{"src": "al@b.example", "proto": "sctp", "accept": ["tag:prod:7"]}`, []string{`on: ["sctp/7"]`}, 0},
+		{"left out", `, {"action": "accept", "proto": "tcp", "src": ["group:dev"], "dst": ["tag:prod:443"], "srcPosture": ["posture:a"]}`,
+			`{"src": "al@b.example", "accept": ["tag:prod:443"]}, {"src": "al@b.example", "deny": ["tag:prod:22"]}`, []string{`on: ["tcp/22", "udp/22"]`}, 1},
+		{"none is left", `, {"action": "accept", "proto": "tcp", "src": ["group:dev"], "dst": ["tag:prod:443"], "srcPosture": ["posture:a"]}`,
+			`{"src": "al@b.example", "accept": ["tag:prod:443"]}`, []string{`No test is carried over`, `on: ["icmp"]`, `on: ["udp/53", "icmp"]`}, 1},
+		{"in part", `, {"action": "accept", "proto": "tcp", "src": ["group:dev"], "dst": ["tag:prod:443"], "srcPosture": ["posture:a"]}`,
+			`{"src": "al@b.example", "accept": ["tag:prod:443", "tag:prod:53", "tag:prod:80"], "deny": ["tag:prod:22"]}`,
+			[]string{`on: ["udp/53"]`, `on: ["tcp/80"]`, `on: ["tcp/22", "udp/22"]`}, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r, err := Tailscale([]byte(head+test.more+`], "tests": [`+test.tests+`]}`), Options{File: "f", Partial: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			loadResult(t, r)
+			said := ""
+			for _, f := range r.Files {
+				if f.Name == fileTests {
+					said = string(f.Data)
+				}
+			}
+			n := 0
+			for _, want := range test.want {
+				n += strings.Count(want, "on: [")
+			}
+			if got := strings.Count(said, "on: ["); got != n {
+				t.Errorf("%d assertions, want %d:\n%s", got, n, said)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(said, want) {
+					t.Errorf("want %s in\n%s", want, said)
+				}
+			}
+			told := 0
+			for _, p := range r.NotCarried {
+				if strings.Contains(p.Message, "the rule that it is about is not carried over") {
+					told++
+				}
+			}
+			if told != test.told || strings.Contains(said, "// not carried over: ") != (told > 0) {
+				t.Errorf("%d tests are told as left out, want %d: %v\n%s", told, test.told, r.NotCarried, said)
+			}
+		})
+	}
+}
+
+// Comments above a section stand above the file that it becomes, and a name that
+// changes in its case only is told, too.
+func TestSectionsKeepTheirComments(t *testing.T) {
+	r, err := Tailscale([]byte(`{
+	// People of the company.
+	"groups": {"group:Data-Sci": ["al@b.example"]},
+	// Who may do what.
+	"acls": [{"action": "accept", "src": ["group:Data-Sci"], "dst": ["*:22"]}],
+}`), Options{File: "f"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][]string{
+		fileGroups: {"// People of the company.\npackage network\n", "// Was group:Data-Sci.\n"},
+		fileRules:  {"// Who may do what.\npackage network\n"},
+	} {
+		for _, f := range r.Files {
+			for _, w := range want {
+				if f.Name == name && strings.Count(all(r), w) != 1 {
+					t.Errorf("%s: want %q once in\n%s", name, w, f.Data)
+				}
+			}
+		}
+	}
+}

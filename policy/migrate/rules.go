@@ -348,6 +348,10 @@ func (t *tailscale) app(v *value, what string) (out []capability) {
 func (t *tailscale) rules(e *entry, parts []*rule) {
 	switch {
 	case e.lost:
+		for _, r := range parts {
+			r.from = e.from
+			t.leftOut = append(t.leftOut, *r)
+		}
 		return
 	case len(e.from) == 0 || len(parts) == 0:
 		if len(t.invalid) == 0 {

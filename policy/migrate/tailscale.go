@@ -42,6 +42,7 @@ type tailscale struct {
 	postures map[string]bool // those carried over, by "posture:NAME"
 	standard []string        // defaultSrcPosture, as names here
 	noRules  bool            // what rules need could not be carried over
+	leftOut  []rule          // what could not be carried over, as far as it is understood
 }
 
 // The fields of the file, by what becomes of them.
@@ -61,6 +62,23 @@ var (
 	}
 )
 
+// sections are the files that fields of the file become.
+var sections = map[string]string{
+	"acls": fileRules, "grants": fileRules, "groups": fileGroups, "hosts": fileHosts, "ipsets": fileHosts, "tagOwners": fileTags,
+	"autoApprovers": fileRoutes, "tests": fileTests, "postures": filePostures, "defaultSrcPosture": filePostures,
+}
+
+// section keeps the comments above a field. Those between its rules go elsewhere.
+func (t *tailscale) section(file string, v *value) {
+	if t.draft.sections == nil {
+		t.draft.sections = map[string][]string{}
+	}
+	t.draft.sections[file] = append(t.draft.sections[file], v.comments...)
+	if file != fileRules {
+		t.draft.sections[file] = append(t.draft.sections[file], v.inside...)
+	}
+}
+
 // everything is what "*" means as a source, and as a destination.
 var (
 	everySource      = []string{"*", "0.0.0.0/0", "::/0"}
@@ -78,6 +96,7 @@ func (t *tailscale) run() {
 		name := canonical(m.name)
 		switch hint, setting := settings[name]; {
 		case slices.Contains(carried, name):
+			t.section(sections[name], m.value)
 		case setting && m.value.empty():
 		case setting:
 			file := fileNetwork
@@ -205,7 +224,7 @@ func (t *tailscale) writeGroups() {
 			continue
 		}
 		g := group{name: t.groupNames.name(strings.TrimPrefix(m.name, "group:")), comments: append(slices.Clone(m.value.comments), m.value.inside...)}
-		if !strings.EqualFold("group:"+g.name, m.name) {
+		if "group:"+g.name != m.name {
 			g.comments = append(g.comments, "Was "+clean(m.name)+".")
 		}
 		seen := map[string]bool{}

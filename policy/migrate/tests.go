@@ -72,7 +72,12 @@ func (t *tailscale) test(v *value, what string) {
 				continue
 			}
 			a := assertion{fromList: from, toList: to, posture: reports}
-			a.on = t.on(proto, port, part.accept, from, to)
+			on, open := t.on(proto, port, part.accept, from, to)
+			if part.accept && !open && t.opt.Partial && t.rests(from, to, proto, port) {
+				t.unfitting(fileTests, d.place, "write the rule, and the test with it", "%s.%s: %q: the rule that it is about is not carried over", what, part.name, d.str)
+				continue
+			}
+			a.on = on
 			*part.into = append(*part.into, a)
 		}
 	}
@@ -160,34 +165,51 @@ func (t *tailscale) reports(x *test, v *value, what string) (out []attr) {
 	return out
 }
 
-// on is the ports of an assertion. Without a protocol any of them will do to
-// accept, and none may be open to deny.
-func (t *tailscale) on(proto int, port span, accept bool, from, to []string) []string {
-	texts := map[int]string{6: "tcp/" + port.String(), 17: "udp/" + port.String(), 132: "sctp/" + port.String()}
+// on is the ports of an assertion. Without a protocol TCP or UDP will do to
+// accept, and neither may be open to deny. Open reports whether a rule opens them
+// to what is accepted, as far as the names show; where none does, the test asks
+// for TCP, and fails as it does there.
+func (t *tailscale) on(proto int, port span, accept bool, from, to []string) (on []string, open bool) {
+	protos := []int{6, 17}
 	if proto != noProtocol {
-		return []string{texts[proto]}
+		protos = []int{proto}
+	}
+	var texts []string
+	for _, p := range protos {
+		texts = append(texts, protoNames[p]+"/"+port.String())
 	}
 	if !accept {
-		return []string{texts[6], texts[17]}
+		return texts, false
 	}
-	for _, p := range []int{6, 17} {
-		if slices.ContainsFunc(t.draft.rules, func(r rule) bool {
-			return t.mayReach(r.from, from) && t.mayReach(r.to, to) && opens(r.allow, p, port.first)
-		}) {
-			return []string{texts[p]}
+	for i, p := range protos {
+		if t.opened(t.draft.rules, from, to, p, port) {
+			return texts[i : i+1], true
 		}
 	}
-	if slices.ContainsFunc(t.draft.rules, func(r rule) bool {
-		return t.mayReach(r.from, from) && t.mayReach(r.to, to) && slices.Equal(r.allow, []string{"icmp"})
-	}) {
-		return []string{"icmp"}
-	}
-	return []string{texts[6]}
+	return texts[:1], false
 }
+
+// rests reports whether one of the rules that are not carried over is what a test
+// is about.
+func (t *tailscale) rests(from, to []string, proto int, port span) bool {
+	return slices.ContainsFunc([]int{6, 17, 132}, func(p int) bool {
+		return (proto == p || proto == noProtocol && p != 132) && t.opened(t.leftOut, from, to, p, port)
+	})
+}
+
+// opened reports whether one of the rules may open a port.
+func (t *tailscale) opened(rules []rule, from, to []string, proto int, port span) bool {
+	return slices.ContainsFunc(rules, func(r rule) bool {
+		return t.mayReach(r.from, from) && t.mayReach(r.to, to) && opens(r.allow, proto, port.first)
+	})
+}
+
+// protoNames are the protocols of tests.
+var protoNames = map[int]string{6: "tcp", 17: "udp", 132: "sctp"}
 
 // opens reports whether ports as written contain one.
 func opens(allow []string, proto, port int) bool {
-	name := map[int]string{6: "tcp", 17: "udp", 132: "sctp"}[proto]
+	name := protoNames[proto]
 	for _, a := range allow {
 		if a == "service:"+anyPort && proto != 132 || a == fmt.Sprintf("proto/%d", proto) {
 			return true
