@@ -33,17 +33,19 @@ var (
 		"10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3", "10.1.2.128/25", "host:h1", "host:wide", "0.0.0.0/0",
 		"2001:db8:1::/48", "2001:db8:1:2::7", "host:h6", "::/0", "fd12:1::/64",
 	}
-	oraclePinned  = []string{"100.64.0.9", "host:pin"}
-	oracleLiteral = []string{"100.64.0.3", "100.64.0.8/29", "100.64.0.0/10", "host:lit", "fd77::/64", "fd77::4"}
-	oracleRoutes  = []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "0.0.0.0/0", "2001:db8:1::/48", "::/0", "fd12:1::/64"}
-	oraclePorts   = []string{"tcp/80", "tcp/79-81", "tcp/443", "udp/53", "udp/1-65535", "sctp/9", "icmp", "proto/1", "proto/6", "proto/47", "*", "service:web", "service:all"}
-	oracleValues  = []string{`"x"`, `{b: 1, a: [1, 2.50]}`, `{a: [1, 2.50], b: 1}`, `true`, `"<&>"`, `null`}
+	oraclePinned   = []string{"100.64.0.9", "host:pin"}
+	oracleLiteral  = []string{"100.64.0.3", "100.64.0.8/29", "100.64.0.0/10", "host:lit"}
+	oracleLiteral6 = []string{"fd77::/64", "fd77::4"}
+	oracleRoutes   = []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "0.0.0.0/0", "2001:db8:1::/48", "::/0", "fd12:1::/64"}
+	oraclePorts    = []string{"tcp/80", "tcp/79-81", "tcp/443", "udp/53", "udp/1-65535", "sctp/9", "icmp", "proto/1", "proto/6", "proto/47", "*", "service:web", "service:all"}
+	oracleValues   = []string{`"x"`, `{b: 1, a: [1, 2.5]}`, `{a: [1, 2.5], b: 1}`, `true`, `"<&>"`, `null`}
 )
 
 // A draft draws a policy in CUE, section by section.
 type draft struct {
 	t       *rapid.T
 	literal bool
+	odd     bool // inventories may have nodes that are nobody's, and that have no IPv6 address
 }
 
 func (d draft) pick(of ...[]string) string {
@@ -53,8 +55,8 @@ func (d draft) pick(of ...[]string) string {
 // one reports true once in so many times.
 func (d draft) one(in int) bool { return rapid.IntRange(1, in).Draw(d.t, "chance") == in }
 
-func (d draft) list(least, most int, of ...[]string) (out []string) {
-	return rapid.SliceOfNDistinct(rapid.SampledFrom(slices.Concat(of...)), least, most, rapid.ID[string]).Draw(d.t, "words")
+func (d draft) list(least, most int, of ...[]string) []string {
+	return some(d.t, "words", slices.Concat(of...), rapid.IntRange(least, most).Draw(d.t, "count"))
 }
 
 func quoted(words []string) string {
@@ -89,19 +91,28 @@ func (d draft) group(claims bool, of ...[]string) string {
 	return "[" + strings.Join(out, ", ") + "]"
 }
 
+const onlySelf = `["autogroup:self"]`
+
 // ends draws one side of a rule.
 func (d draft) ends(from bool) string {
 	addresses := slices.Concat(oracleBehind, oraclePinned)
 	except := slices.Concat(oracleUsers, oracleTags, oraclePlain, oracleNodes, []string{"autogroup:member", "autogroup:tagged"}, addresses)
 	if d.literal {
 		addresses = append(addresses, oracleLiteral...)
+		if d.odd {
+			addresses = append(addresses, oracleLiteral6...)
+		}
 	}
 	nodes := slices.Concat(oracleUsers, oracleTags, oraclePlain, oracleGroups, oracleNodes, []string{"autogroup:member", "autogroup:tagged", "*", "*"})
 	if !from && d.one(8) {
-		return `["autogroup:self"]`
+		return onlySelf
 	}
 	difference := func() string {
-		return fmt.Sprintf("{any: [%s], except: [%s]}", quoted(d.list(1, 2, nodes, addresses)), quoted(d.list(1, 2, except)))
+		any := [][]string{nodes, addresses}
+		if d.literal && !d.odd {
+			any = any[:1]
+		}
+		return fmt.Sprintf("{any: [%s], except: [%s]}", quoted(d.list(1, 2, any...)), quoted(d.list(1, 2, except)))
 	}
 	if d.one(5) {
 		return difference()
@@ -131,7 +142,11 @@ func (d draft) hours() string {
 
 func (d draft) rule() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "{from: %s, to: %s", d.ends(true), d.ends(false))
+	from, to := d.ends(true), d.ends(false)
+	if to == onlySelf && !d.odd {
+		from = "[" + quoted(d.list(1, 2, oracleUsers, oracleGroups, oraclePlain, oracleNodes, []string{"autogroup:member", "*"})) + "]"
+	}
+	fmt.Fprintf(&b, "{from: %s, to: %s", from, to)
 	capable := d.one(3)
 	if !capable || d.one(2) {
 		fmt.Fprintf(&b, ", allow: [%s]", quoted(d.list(1, 2, oraclePorts)))
@@ -261,13 +276,13 @@ func (d draft) inventory() *reach.Inventory {
 		case "p2":
 			a.Addresses[0] = netip.MustParseAddr("100.64.0.10")
 		}
-		if !d.one(4) {
+		if !d.odd || !d.one(4) {
 			a.Addresses = append(a.Addresses, netip.MustParseAddr(fmt.Sprintf("fd77::%d", i+1)))
 		}
 		switch k := rapid.IntRange(0, 9).Draw(d.t, "whose"); {
 		case k < 4:
 			a.User = d.pick(oracleUsers, []string{"zed@y.example"})
-		case k < 9:
+		case k < 9 || !d.odd:
 			a.Tags = d.list(1, 2, []string{"tag:s", "tag:t", "tag:r", "tag:unknown"})
 			if d.one(3) {
 				for j := range a.Tags {
@@ -276,7 +291,7 @@ func (d draft) inventory() *reach.Inventory {
 			}
 		}
 		a.Posture = d.report()
-		if d.one(2) {
+		if name == "n1" || d.one(2) { // some node always tells what it forwards to
 			for _, p := range d.list(1, 2, []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.0/26", "10.9.0.0/16", "192.168.7.0/24", "0.0.0.0/0", "2001:db8:1::/48", "2001:db8:1:2::/64", "fd12:1::/64"}) {
 				q := netip.MustParsePrefix(p)
 				only := d.one(6)

@@ -190,7 +190,7 @@ func during(hours acl.Hours, at time.Time) bool {
 		return true
 	}
 	return slices.ContainsFunc(hours, func(w acl.Window) bool {
-		zone, err := time.LoadLocation(w.Zone)
+		zone, err := acl.ParseZone(w.Zone)
 		if err != nil {
 			panic(err)
 		}

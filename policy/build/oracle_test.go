@@ -1,9 +1,12 @@
 package build_test
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"slices"
@@ -168,11 +171,11 @@ var (
 	// the zones differ by other hours.
 	hourEdges = func() (out []time.Time) {
 		for _, zone := range []string{"UTC", "Europe/Berlin", "America/New_York"} {
-			z, err := time.LoadLocation(zone)
+			z, err := acl.ParseZone(zone)
 			if err != nil {
 				panic(err)
 			}
-			for _, monday := range []int{1, 15} { // of March: the second is between the zones' changes
+			for _, monday := range []int{1, 15, 127} { // of March: the second is between the zones' changes, the third in July
 				for day := range 7 {
 					for _, m := range []int{0, 8 * 60, 9 * 60, 11*60 + 30, 11*60 + 31, 17*60 + 30, 22 * 60} {
 						at := time.Date(2027, 3, monday+day, 0, m, 0, 0, z)
@@ -226,14 +229,14 @@ func (p place) String() string {
 	return fmt.Sprintf("%s of [%s] (%d)", p.addr, strings.Join(strings.Fields(who), " "), p.via)
 }
 
-// some draws a few of a list.
-func some[T any](t *rapid.T, what string, list []T, n int) []T {
-	if len(list) <= n {
-		return list
-	}
-	var out []T
-	for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, len(list)-1), n, n, rapid.ID[int]).Draw(t, what) {
-		out = append(out, list[i])
+// some draws a few of a list, each once. It never draws in vain, so that no round of a
+// fuzz target is given up.
+func some[T any](t *rapid.T, what string, list []T, n int) (out []T) {
+	rest := slices.Clone(list)
+	for range min(n, len(list)) {
+		i := rapid.IntRange(0, len(rest)-1).Draw(t, what)
+		out = append(out, rest[i])
+		rest = slices.Delete(rest, i, i+1)
 	}
 	return out
 }
@@ -254,8 +257,10 @@ func told(caps map[string][]json.RawMessage) (out []string) {
 	return slices.Compact(out)
 }
 
+// sameFamily reports whether a flow between the ends is possible. The internet is of
+// both families.
 func sameFamily(f, t place) bool {
-	return !f.addr.IsValid() || !t.addr.IsValid() || f.addr.Is4() == t.addr.Is4()
+	return f.via == acl.Exit || t.via == acl.Exit || !f.addr.IsValid() || !t.addr.IsValid() || f.addr.Is4() == t.addr.Is4()
 }
 
 // checkLeaves compares package acl over leaves with the policy's words.
@@ -388,24 +393,33 @@ func lets(n *filters.Node, from, to netip.Addr, t acl.Target) bool {
 }
 
 func checkOracle(t *rapid.T) {
-	d := draft{t, rapid.IntRange(1, 4).Draw(t, "literal") == 4}
+	d := draft{t, rapid.IntRange(1, 4).Draw(t, "literal") == 4, true}
 	p := open(t, d.text(d.sections()))
 	inv := d.inventory()
 	checkLeaves(t, p, inv)
 	checkFilters(t, p, inv)
 }
 
-// soak makes rapid draw more where WRIT_SOAK asks for it.
+// soak has rapid draw less than it does by itself, so that the tests stay quick, and
+// more where WRIT_SOAK asks for it. What -rapid.checks says counts.
 func soak(t *testing.T) {
-	if os.Getenv("WRIT_SOAK") == "" {
-		return
+	checks := "60"
+	if os.Getenv("WRIT_SOAK") != "" {
+		checks = "5000"
 	}
 	f := flag.Lookup("rapid.checks")
 	was := f.Value.String()
-	if err := f.Value.Set("5000"); err != nil {
+	if was != f.DefValue {
+		return
+	}
+	if err := f.Value.Set(checks); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Value.Set(was) })
+	t.Cleanup(func() {
+		if err := f.Value.Set(was); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestOracle compares what the policy's words mean with what its leaves, in the hands
@@ -416,8 +430,20 @@ func TestOracle(t *testing.T) {
 }
 
 func FuzzOracle(f *testing.F) {
-	for i := range 3 {
-		f.Add([]byte(strings.Repeat(string(rune('c'+i*9)), 900)))
+	for _, seed := range []string{"a", "b", "c"} {
+		f.Add([]byte(seed))
 	}
-	f.Fuzz(rapid.MakeFuzz(checkOracle))
+	f.Fuzz(func(t *testing.T, seed []byte) { rapid.MakeFuzz(checkOracle)(t, stream(seed)) })
+}
+
+// stream is bytes to draw from: those of a seed, and what follows from them, which is
+// more than a round takes. A round that runs out of bytes would be skipped.
+func stream(seed []byte) []byte {
+	const most = 1 << 18
+	out := append(make([]byte, 0, len(seed)+most), seed...)
+	more := rand.NewChaCha8(sha256.Sum256(seed))
+	for range most / 8 {
+		out = binary.LittleEndian.AppendUint64(out, more.Uint64())
+	}
+	return out
 }
