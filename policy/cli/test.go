@@ -13,7 +13,9 @@ const testHelp = `Runs the tests that the policy in DIR keeps beside its rules, 
 
 Guards judge the difference to the revision named by --base, and that revision's guards run too: a change cannot delete the guard that forbids it. Without --base all access counts as gained.
 
-With --coverage it is said which rules the tests bear witness to: those that give some of what an allow asserts, or reach what a deny or an only is about. --coverage-threshold fails when fewer percent of the rules are.
+Tests of guards and generators, which are rules named test_... in files named ..._test.rego beside them, run as well.
+
+With --coverage it is said which rules the tests bear witness to: those that give some of what an allow asserts, or reach what a deny or an only is about; and which lines of guards and generators no test of theirs reaches. --coverage-threshold fails when fewer percent of the rules are.
 
 Hours and ends are judged at the time of the commit, now for files, or --at TIME, but for tests that name their own.
 
@@ -29,7 +31,7 @@ type testCmd struct {
 	Rev       string `placeholder:"REV" help:"Read this revision of the Git repository that DIR is in."`
 	Base      string `placeholder:"REV" help:"Judge the difference to this revision of the repository that DIR is in."`
 	At        string `placeholder:"TIME" help:"Judge at this time: 2026-11-22T10:00:00Z."`
-	Coverage  bool   `help:"Say which rules the tests bear witness to."`
+	Coverage  bool   `help:"Say which rules the tests bear witness to, and which lines of guards tests reach."`
 	Threshold int    `name:"coverage-threshold" placeholder:"PERCENT" help:"Fail when the tests bear witness to fewer percent of the rules; with --coverage."`
 	inventories
 	NoCache bool `name:"no-cache" help:"Evaluate the policy even where the answer about the same files is kept. With --base, --at or --base-inventory it always is."`

@@ -83,7 +83,9 @@ func TestExplainTheWholeLanguage(t *testing.T) {
 			`23 rule "a-office"`, `24 from group:staff except group:leavers`, `6 alice@acme.example is in group:staff`,
 			`27 to tag:ledger`, `28 allows tcp/443`, `23 at mon-fri 09:00-17:00 Europe/Berlin`}},
 		{name: "out of hours", from: "alice@acme.example", to: "tag:ledger", port: "tcp/443", at: monday.Add(12 * time.Hour),
-			misses: []string{`hours 23 "a-office" holds mon-fri 09:00-17:00 Europe/Berlin`}},
+			misses: []string{`hours 23 "a-office" holds mon-fri 09:00-17:00 Europe/Berlin; asked about mon 23:00 Europe/Berlin`}},
+		{name: "what leads elsewhere is not near a node", from: "alice@acme.example", to: "tag:ledger", port: "tcp/80", at: monday,
+			misses: []string{`port 23 "a-office" is for tcp/443`}},
 		{name: "excepted", from: "bob@acme.example", to: "tag:ledger", port: "tcp/443", at: monday, misses: []string{
 			`except 23 "a-office" excepts group:leavers (25 except group:leavers, 11 bob@acme.example is in group:leavers)`}},
 		{name: "a membership that ended", from: "carol@acme.example", to: "tag:ledger", port: "tcp/443", at: monday, misses: []string{

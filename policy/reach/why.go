@@ -256,7 +256,7 @@ func (x *Explainer) misses(f *flow) []Miss {
 		if !ok || n == maxMisses && !before(lack, r.rule.Name, best[n-1]) {
 			continue
 		}
-		if lack == LackDestination && !x.concerns(r.rule.To, f.to) || lack == LackSource && !x.concerns(r.rule.From, f.from) {
+		if lack == LackDestination && !x.concerns(r.rule.To, f.to) {
 			continue
 		}
 		at := n
@@ -276,8 +276,8 @@ func (x *Explainer) misses(f *flow) []Miss {
 	return out
 }
 
-// concerns reports whether what a rule is from or to is of the sort of an end: what
-// lets people to the internet is not near to what lets them to a node.
+// concerns reports whether what a rule is to is of the sort of an end: what lets
+// people to the internet is not near to what lets them to a node.
 func (x *Explainer) concerns(refs []model.Ref, p Party) bool {
 	return slices.ContainsFunc(refs, func(r model.Ref) bool {
 		switch sel := x.resolve(r.Selector); {
