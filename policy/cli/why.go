@@ -74,6 +74,10 @@ func (c whyCmd) Run(e *env) error {
 func end(verb, text string) (acl.Selector, error) {
 	sel, err := acl.ParseSelector(text)
 	switch {
+	case err != nil && acl.CheckName("name", text) == nil:
+		return sel, fmt.Errorf(`%[1]s: %[2]q is no selector; write tag:%[2]s, node:%[2]s, group:%[2]s or host:%[2]s, or a user's e-mail address`, verb, text)
+	case err != nil && strings.Contains(text, "*") && strings.Contains(text, "@"):
+		return sel, fmt.Errorf("%s: %w; ask about a group or autogroup:member", verb, err)
 	case err != nil:
 		return sel, fmt.Errorf("%s: %w", verb, err)
 	case sel.Kind == acl.KindSelf:
