@@ -27,7 +27,11 @@ rules: new: {from: ["` + from + `"], to: ["` + to + `"], allow: ["tcp/443"], ` +
 		change map[string]string // "" removes
 		want   []string
 	}{
-		"no-star":      {rule("*", "tag:control", owned), []string{`no-star: rule "new": from * is everybody, and to tag:control reaches tag:control`, "widening: 7 people gain access; more than 2 need approval"}},
+		"no-star": {rule("*", "tag:control", owned), []string{
+			`contractors: rule "new" gives * access without end, contractors among them: write until, or except group:contractors`,
+			`no-star: rule "new": from * is everybody, and to tag:control reaches tag:control`,
+			"widening: everybody in * gains access, however many; more than 2 need approval",
+		}},
 		"widening":     {rule("group:engineering", "tag:payroll", owned), []string{"widening: 3 people gain access; more than 2 need approval"}},
 		"owner-ticket": {rule("alice@acme.example", "tag:control", `why: "please"`), []string{`owner-ticket: rule "new" has no owner: write owner`, `owner-ticket: rule "new" has no ticket: begin why with one, as in "OPS-7: …"`}},
 		"contractors":  {rule("grace@partner.example", "tag:control", owned), []string{`contractors: rule "new" gives grace@partner.example access without end: write until`}},
@@ -94,6 +98,33 @@ rules: new: {from: ["` + from + `"], to: ["` + to + `"], allow: ["tcp/443"], ` +
 			got := said(mustBuild(t, build.Request{Tree: tree(changed), Base: base}))
 			if !slices.Equal(got, c.want) {
 				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// However a rule names whom it is for and where it goes, a guard of the library that
+// is about it speaks.
+func TestLibraryIsNotPassedBy(t *testing.T) {
+	files := filesOf(t, library)
+	base := mustBuild(t, build.Request{Tree: tree(files)})
+	const owned = `allow: ["tcp/9999"], why: "OPS-9", owner: "group:it"}`
+	for _, c := range []struct{ name, guard, text string }{
+		{"everywhere", "team-approval", `rules: new: {from: ["tag:web"], to: ["*"], ` + owned},
+		{"all servers", "team-approval", `rules: new: {from: ["tag:web"], to: ["autogroup:tagged"], ` + owned},
+		{"all but some", "team-approval", `rules: new: {from: ["tag:web"], to: [{any: ["*"], except: ["tag:web"]}], ` + owned},
+		{"anyone of a provider", "widening", `rules: new: {from: ["group:all"], to: ["tag:web"], ` + owned + `
+groups: all: [{claim: {name: "groups", value: "all"}}]
+identity: idp: {issuer: "https://idp.acme.example", clientID: "writ", members: ["*@acme.example"]}`},
+		{"every member", "widening", `rules: new: {from: ["autogroup:member"], to: ["tag:web"], ` + owned},
+		{"contractors among members", "contractors", `rules: new: {from: ["autogroup:member"], to: ["tag:control"], ` + owned},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			changed := maps.Clone(files)
+			changed["new.cue"] = "package network\n\n" + c.text + "\n"
+			got := said(mustBuild(t, build.Request{Tree: tree(changed), Base: base}))
+			if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, c.guard+": ") }) {
+				t.Errorf("got %q, want guard %s to speak", got, c.guard)
 			}
 		})
 	}
