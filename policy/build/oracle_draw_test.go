@@ -112,6 +112,10 @@ func (d draft) ends(from bool) string {
 		if d.literal && !d.odd {
 			any = any[:1]
 		}
+		if d.one(2) { // addresses, of which some are excepted
+			near := oracleBehind[:8]
+			return fmt.Sprintf("{any: [%s], except: [%s]}", quoted(d.list(1, 1, near)), quoted(d.list(1, 2, near[1:7])))
+		}
 		return fmt.Sprintf("{any: [%s], except: [%s]}", quoted(d.list(1, 2, any...)), quoted(d.list(1, 2, except)))
 	}
 	if d.one(5) {

@@ -527,14 +527,14 @@ func checkDifference(t *rapid.T) {
 // TestEngineIsTheOracle asks the engine, and for reasons, what the policy's words
 // mean.
 func TestEngineIsTheOracle(t *testing.T) {
-	soak(t)
+	soak(t, "45")
 	rapid.Check(t, checkEngine)
 }
 
 // TestDifferenceIsTheOracle compares what changes between two policies and their
 // inventories with their words.
 func TestDifferenceIsTheOracle(t *testing.T) {
-	soak(t)
+	soak(t, "45")
 	rapid.Check(t, checkDifference)
 }
 

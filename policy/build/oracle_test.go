@@ -400,10 +400,9 @@ func checkOracle(t *rapid.T) {
 	checkFilters(t, p, inv)
 }
 
-// soak has rapid draw less than it does by itself, so that the tests stay quick, and
-// more where WRIT_SOAK asks for it. What -rapid.checks says counts.
-func soak(t *testing.T) {
-	checks := "60"
+// soak has rapid draw so often, which keeps the tests quick, and more where WRIT_SOAK
+// asks for it. What -rapid.checks says counts.
+func soak(t *testing.T, checks string) {
 	if os.Getenv("WRIT_SOAK") != "" {
 		checks = "5000"
 	}
@@ -425,7 +424,7 @@ func soak(t *testing.T) {
 // TestOracle compares what the policy's words mean with what its leaves, in the hands
 // of those who hold them, and the filters of nodes say.
 func TestOracle(t *testing.T) {
-	soak(t)
+	soak(t, "200")
 	rapid.Check(t, checkOracle)
 }
 
