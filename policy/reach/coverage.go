@@ -94,7 +94,7 @@ func (w *World) cells(said []*inquiry) (all, witnessed uint64) {
 	}
 	for d := range w.e.sp.classes {
 		r := s.row(d)
-		if len(r.items) == 0 {
+		if len(r.items) == 0 || w.e.sp.classes[d].claimed != "" {
 			continue
 		}
 		k := fmt.Sprintf("%p %v", r, about[d])
@@ -116,6 +116,7 @@ func (w *World) cells(said []*inquiry) (all, witnessed uint64) {
 						}
 					}
 				}
+				w.e.sp.withoutClaimed(given)
 				n.all += uint64(given.count()) * uint64(c.atoms.count())
 				n.witnessed += w.witnessed(given, c.atoms, about[d], said)
 			}

@@ -269,7 +269,9 @@ func things(invs []*Inventory, policies ...*Compiled) (out []thing) {
 		node(name, n, nil)
 	}
 	for name, n := range real {
-		node(name, n, func(_ *Compiled, inv *Inventory, _ time.Time) bool { return slices.Contains(where[name], inv) })
+		node(name, n, func(_ *Compiled, inv *Inventory, _ time.Time) bool {
+			return slices.Contains(where[name], inv) && (n.User != "" || len(n.Tags) > 0) // who is nobody is not there
+		})
 	}
 	for i := range 2 {
 		out = append(out, thing{name: fmt.Sprint("stranger", i), node: Node{User: stranger, Stranger: true}, present: func(*Compiled, *Inventory, time.Time) bool { return true },
@@ -339,6 +341,9 @@ func approvedAddr(c *Compiled, inv *Inventory, addr netip.Addr, at time.Time, us
 	}
 	for i := range inv.Nodes {
 		a := &inv.Nodes[i]
+		if a.User == "" && len(a.Tags) == 0 {
+			continue
+		}
 		is := func(p netip.Prefix) bool { return exit == (p.Bits() == 0) && p.Contains(addr) }
 		if slices.ContainsFunc(a.Routes.Approved, is) {
 			return true
@@ -398,7 +403,7 @@ func classOf(sp *space, x thing) int {
 				return i
 			}
 		case x.node.Stranger:
-			if c.many && c.rep.Claim == x.node.Claim {
+			if c.many && c.claimed == "" && c.rep.Claim == x.node.Claim {
 				return i
 			}
 		case x.node.Name != "" && sp.used[acl.Selector{Kind: acl.KindNode, Name: x.node.Name}]:

@@ -16,10 +16,13 @@ import (
 // principals are the node's, as selectors.
 func (n Node) principals() (out []acl.Selector) {
 	if n.Claim != "" {
-		return []acl.Selector{{Kind: acl.KindClaim, Name: n.Claim}}
+		out = []acl.Selector{{Kind: acl.KindClaim, Name: n.Claim}}
+		if n.Stranger {
+			return out
+		}
 	}
 	if n.User != "" {
-		return []acl.Selector{{Kind: acl.KindUser, Name: n.User}}
+		return append(out, acl.Selector{Kind: acl.KindUser, Name: n.User})
 	}
 	for _, t := range n.Tags {
 		out = append(out, acl.Selector{Kind: acl.KindTag, Name: t})

@@ -55,6 +55,9 @@ func newNamer(e *engine, sheets ...*sheet) *namer {
 	}
 	seen := map[string]bool{}
 	add := func(text string, rank int, set bitset) {
+		if len(e.sp.sides) == 1 { // questions are not about them
+			e.sp.withoutClaimed(set)
+		}
 		if c := set.count(); c > 0 && !seen[text] {
 			seen[text] = true
 			n.words = append(n.words, word{text, rank, set, c})
@@ -410,6 +413,8 @@ func (n *namer) single(c int) (out []string) {
 			}
 		}
 		return out
+	case cl.claimed != "":
+		return []string{cl.claimed}
 	case cl.many:
 		return []string{cl.rep.String()}
 	case cl.named != "" && cl.family != 0:

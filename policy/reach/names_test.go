@@ -149,6 +149,9 @@ func (r *reader) word(w string) map[int]bool {
 			return r.sp.classes[i.class].named == "" && !partial(i) && i.node.String() == of || i.node.Real && !partial(i) && r.sp.classes[i.class].named == "" && Node{User: i.node.User, Tags: i.node.Tags}.String() == of
 		})
 	}
+	if strings.Contains(w, " with claim:") && !strings.HasPrefix(w, "any other user") {
+		return pick(func(i individual) bool { return r.sp.classes[i.class].claimed == w })
+	}
 	if w == "any other user" || strings.HasPrefix(w, "any other user with ") {
 		return pick(func(i individual) bool { return i.node.String() == w })
 	}
@@ -181,6 +184,9 @@ func (r *reader) selects(c *Compiled, s acl.Selector, i individual) bool {
 	switch {
 	case i.node.Internet, i.node.Address.IsValid():
 		return false
+	}
+	if r.sp.classes[i.class].claimed != "" { // what the user alone is, is the user's class
+		return s.Kind == acl.KindGroup && c.Selects(s, Node{User: stranger, Stranger: true, Claim: i.node.Claim}, noon)
 	}
 	return c.Selects(s, i.node, noon)
 }

@@ -15,8 +15,10 @@
 // that an enrolment entry or a pinned node has; and each pinned node under its
 // name. An imagined node stands for as many as may be. With an inventory the nodes
 // and users in it are added. A node that bears a set of tags that appears nowhere
-// is not imagined, nor is a listed user who has a claim as well: such a user has
-// what the user and the claim have, less what is excepted.
+// is not imagined. A listed user who has a claim as well has what the user and the
+// claim have, less what is excepted: those whom something excepts are imagined with
+// each claim where policies are compared (claimed.go), and what questions take for
+// granted of all others [World.Claims] says.
 //
 // What nodes advertise and a route of the policy approves is behind them, and what
 // the inventory says is approved, advertised or not. Where no inventory tells of any route, every route that
@@ -216,6 +218,8 @@ func (n Node) String() string {
 		return n.Address.String()
 	case n.Internet:
 		return "autogroup:internet"
+	case n.Claim != "" && !n.Stranger:
+		return n.User + " with claim:" + n.Claim
 	case n.Claim != "":
 		return "any other user with claim:" + n.Claim
 	case n.Stranger:
@@ -240,6 +244,9 @@ func (c *Compiled) Subject(n Node) *acl.Subject {
 	if n.Claim != "" {
 		s.User = &acl.User{Issuer: "any", Subject: n.User, Email: n.User}
 		s.Groups = c.Principals[acl.Selector{Kind: acl.KindClaim, Name: n.Claim}]
+		if !n.Stranger {
+			s.Groups = append(slices.Clip(s.Groups), c.Principals[acl.Selector{Kind: acl.KindUser, Name: n.User}]...)
+		}
 		return s
 	}
 	if n.User != "" {

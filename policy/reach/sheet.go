@@ -46,6 +46,12 @@ func (sp *space) members(c *Compiled, side int) map[acl.Selector][]member {
 			add(acl.Selector{Kind: acl.KindAny}, forever)
 			continue
 		}
+		if cl.claimed != "" {
+			for _, m := range c.Principals[acl.Selector{Kind: acl.KindClaim, Name: cl.rep.Claim}] {
+				add(acl.Selector{Kind: acl.KindGroup, Name: m.Group}, unix(m.Until))
+			}
+			continue
+		}
 		sub := c.Subject(cl.rep)
 		add(acl.Selector{Kind: acl.KindAny}, forever)
 		if cl.user {
@@ -110,10 +116,11 @@ type sheet struct {
 	side    int
 	at      int64
 	members map[acl.Selector][]member
-	grants  [][]grantSheet // by inbound
-	inbound []acl.Inbound  // those of routes last
-	into    [][]member     // class → inbounds that select it: member.class is the inbound
-	choices [][]part       // what selectors less exceptions select, by rising ends
+	against map[acl.Selector][]member // what excepts a class, and does not select it
+	grants  [][]grantSheet            // by inbound
+	inbound []acl.Inbound             // those of routes last
+	into    [][]member                // class → inbounds that select it: member.class is the inbound
+	choices [][]part                  // what selectors less exceptions select, by rising ends
 	byText  map[string]int32
 	rows    map[string]*row
 	byClass []*row
@@ -253,7 +260,7 @@ func (e *engine) newSheet(side int, at int64) *sheet {
 	sp := e.sp
 	s := &sheet{
 		sp: sp, e: e, c: sp.sides[side].policy, side: side, at: at,
-		members: sp.members(sp.sides[side].policy, side), byText: map[string]int32{}, rows: map[string]*row{}, byInto: map[string]*row{},
+		members: sp.members(sp.sides[side].policy, side), against: sp.against(sp.sides[side].policy), byText: map[string]int32{}, rows: map[string]*row{}, byInto: map[string]*row{},
 		into: make([][]member, len(sp.classes)), byClass: make([]*row, len(sp.classes)), best: make([]int64, len(sp.classes)),
 	}
 	s.inbound = s.c.allInbound()
@@ -266,7 +273,7 @@ func (e *engine) newSheet(side int, at int64) *sheet {
 			}
 			gs := grantSheet{g: g, rule: e.ruleN[g.Rule], atoms: e.atomsOf(g), cond: e.condOf(g), from: -1, toExcept: -1}
 			if len(g.ToExcept) > 0 {
-				gs.toExcept, s.excepts = s.choose(g.ToExcept, nil), true
+				gs.toExcept, s.excepts = s.chooseExcepted(g.ToExcept), true
 			}
 			s.grants[i] = append(s.grants[i], gs)
 		}
@@ -291,6 +298,24 @@ func (e *engine) newSheet(side int, at int64) *sheet {
 		}
 	}
 	return s
+}
+
+// chooseExcepted finds what selectors select as exceptions.
+func (s *sheet) chooseExcepted(except []acl.Selector) int32 {
+	id := s.choose(except, nil)
+	set := newBitset(len(s.sp.classes))
+	for _, sel := range except {
+		for _, m := range s.against[sel] {
+			if m.until > s.at {
+				set.add(int(m.class))
+			}
+		}
+	}
+	if set.empty() {
+		return id
+	}
+	s.choices = append(s.choices, append(slices.Clip(s.choices[id]), part{forever, s.e.sets.put(set)}))
+	return int32(len(s.choices) - 1)
 }
 
 // choose finds what selectors less exceptions select at the sheet's time.
@@ -319,9 +344,11 @@ func (s *sheet) choose(from, except []acl.Selector) int32 {
 		}
 	}
 	for _, sel := range except {
-		for _, m := range s.members[sel] {
-			if m.until > s.at {
-				s.best[m.class] = 0
+		for _, list := range [2][]member{s.members[sel], s.against[sel]} {
+			for _, m := range list {
+				if m.until > s.at {
+					s.best[m.class] = 0
+				}
 			}
 		}
 	}

@@ -20,15 +20,17 @@ type space struct {
 	owned   [][]int32 // user → classes that have a node of theirs
 	real    []string  // names of nodes of the inventories, by number
 
-	tagSets  [][]string           // by number
-	prefixes []acl.Selector       // in use, by name
-	where    *prefixIndex         // of prefixes
-	own      []netip.Prefix       // the network's, where addresses in them are selected
-	local    map[netip.Addr]int32 // local addresses of nodes → class
-	assumed  bool                 // routes are, as no inventory tells about them
-	unlocal  bool                 // no inventory tells local addresses
-	told     map[string]bool      // nodes of which an inventory does
-	supposed []netip.Prefix       // taken to be somewhere, as questions ask so
+	tagSets    [][]string           // by number
+	prefixes   []acl.Selector       // in use, by name
+	where      *prefixIndex         // of prefixes
+	own        []netip.Prefix       // the network's, where addresses in them are selected
+	local      map[netip.Addr]int32 // local addresses of nodes → class
+	assumed    bool                 // routes are, as no inventory tells about them
+	unlocal    bool                 // no inventory tells local addresses
+	told       map[string]bool      // nodes of which an inventory does
+	claimed    []int32              // classes of listed users with claims
+	exceptedAs map[string]string    // how users are excepted, where there are claims
+	supposed   []netip.Prefix       // taken to be somewhere, as questions ask so
 }
 
 // A spaceSide is a policy with an inventory.
@@ -58,6 +60,7 @@ type class struct {
 	several bool    // more than one node: an imagined one stands for as many as may be
 	twice   bool    // two nodes of one user
 	many    bool    // of more users than are listed
+	claimed string  // of listed users with a claim: what they are called
 	named   string  // where the name tells it apart
 	rep     Node    // one of them
 	users   []int32 // owners, rising
@@ -188,6 +191,7 @@ func (b *cutter) cut() {
 		b.imagine(Node{User: "(any user with claim " + c + ")", Claim: c, Stranger: true}, everywhere)
 	}
 	b.imagine(Node{User: stranger, Stranger: true}, everywhere)
+	b.claimed(slices.Sorted(maps.Keys(claims)))
 	for _, name := range slices.Sorted(maps.Keys(pins)) {
 		b.imagine(pins[name], everywhere)
 	}

@@ -107,6 +107,7 @@ func (s *sheet) selected(list []model.Ref) bitset {
 				out.add(i)
 			}
 		}
+		s.sp.withoutClaimed(out)
 		return out
 	}
 	for _, r := range list {
@@ -118,6 +119,7 @@ func (s *sheet) selected(list []model.Ref) bitset {
 			out.or(s.e.sets.sets[p.set])
 		}
 	}
+	s.sp.withoutClaimed(out)
 	return out
 }
 

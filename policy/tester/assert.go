@@ -62,6 +62,9 @@ func (r *runner) assert(a assertion) {
 		}
 	}
 	r.assumptions = append(r.assumptions, r.world.Assumptions(a.q)...)
+	if a.kind != "allow" {
+		r.assumptions = append(r.assumptions, r.world.Claims(a.q)...)
+	}
 	if r.coverage == nil || len(r.test.Failures) > failures {
 		return
 	}
