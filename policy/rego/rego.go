@@ -174,7 +174,7 @@ type Change struct {
 	To    string   `json:"to"`              // a selector
 	Ports []string `json:"ports"`           // as rules write them
 	Until string   `json:"until,omitempty"` // RFC 3339; empty means without end
-	Kept  bool     `json:"kept,omitempty"`  // it is there before and after; only its end changes
+	Kept  bool     `json:"kept,omitempty"`  // it is there before and after; its end, hours or posture change
 
 	When         []string `json:"when"`         // the hours of it, in words; empty: always
 	Posture      []string `json:"posture"`      // what the source must report for it, in words; empty: nothing

@@ -66,17 +66,23 @@ func hides(from string) bool {
 func tell(c reach.Change, gained, counted bool) sentence {
 	s := sentence{id: "access/gained", mark: gain}
 	verb := "gain"
+	if !gained {
+		s.id, s.mark, verb = "access/lost", loss, "lose"
+	}
+	partly := ""
 	switch {
+	case conditional(c): // gained or lost as far as conditions differ
+		partly, verb = ", and "+verb+"s some of it", "keep"
 	case c.Kept:
 		s.id, s.mark, verb = "access/kept", kept, "keep"
-	case !gained:
-		s.id, s.mark, verb = "access/lost", loss, "lose"
 	}
 	from := strings.Join(c.From, ", ")
 	if len(c.From) == 1 && !strings.Contains(from, ":") && !strings.Contains(from, " ") {
 		verb += "s"
+	} else {
+		partly = strings.Replace(partly, "s some", " some", 1)
 	}
-	s.text = fmt.Sprintf("%s %s %s on %s", who(c), verb, strings.Join(doors(c), ", "), what(c, counted))
+	s.text = fmt.Sprintf("%s %s %s on %s%s", who(c), verb, strings.Join(doors(c), ", "), what(c, counted), partly)
 	s.when = when(c, gained)
 	for _, cause := range c.Causes {
 		place := cause.Place

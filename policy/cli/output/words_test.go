@@ -51,8 +51,15 @@ func TestOtherConditions(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := &reach.Difference{Gained: c.gained, Lost: c.lost}
-			for _, list := range [][]reach.Change{c.gained, c.lost} {
+			for side, list := range [][]reach.Change{c.gained, c.lost} {
 				for _, ch := range list {
+					sides := []string{"access/gained: group:dev (2 people) keep tcp/22 on tag:db, and gain some of it", "access/lost: group:dev (2 people) keep tcp/22 on tag:db, and lose some of it"}
+					if c.name == "end" {
+						sides[1] = "access/kept: group:dev (2 people) keep tcp/22 on tag:db"
+					}
+					if s := tell(ch, side == 0, false); s.id+": "+s.text != sides[side] {
+						t.Errorf("got %s: %s, want %s", s.id, s.text, sides[side])
+					}
 					if got := when(ch, true); got != c.when {
 						t.Errorf("when: got %q, want %q", got, c.when)
 					}
