@@ -2,9 +2,11 @@ package reach_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/writmesh/writ/coordinator/acl"
 	"github.com/writmesh/writ/cue/model"
@@ -185,6 +187,30 @@ func BenchmarkPrefixes(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkGrowth compares policies of 1,000 and of 10,000 rules, with users and
+// nodes fixed, and reports by which power of the rules the time grows: 1 is linear.
+func BenchmarkGrowth(b *testing.B) {
+	inv := nodes(1_000, 100, 10_000)
+	took := func(b *testing.B, rules int) time.Duration {
+		base := company(1_000, rules, 1)
+		head := edited(base)
+		best := time.Duration(math.MaxInt64)
+		for range 3 {
+			begun := time.Now()
+			if d := reach.Diff(reach.Side{Policy: base, Inventory: inv}, reach.Side{Policy: head, Inventory: inv}, now); len(d.Gained) == 0 {
+				b.Fatal("nothing is gained, want something")
+			}
+			best = min(best, time.Since(begun))
+		}
+		return best
+	}
+	for b.Loop() {
+		few, many := took(b, 1_000), took(b, 10_000)
+		b.ReportMetric(math.Log10(float64(many)/float64(few)), "exponent")
+		b.ReportMetric(float64(many.Milliseconds()), "ms/10000-rules")
 	}
 }
 
