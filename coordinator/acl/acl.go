@@ -197,12 +197,16 @@ type Request struct {
 
 // from and to report whether a selector selects the ends of the flow.
 func (r *Request) from(s Selector) bool {
-	return s.selectsEnd(r.From, r.To, r.FromAddr, r.FromVia, r.At)
+	return s.selectsEnd(r.From, r.To, r.FromAddr, r.FromVia, r.ToVia, r.At)
 }
 
-func (r *Request) to(s Selector) bool { return s.selectsEnd(r.To, r.From, r.ToAddr, r.ToVia, r.At) }
+func (r *Request) to(s Selector) bool {
+	return s.selectsEnd(r.To, r.From, r.ToAddr, r.ToVia, r.FromVia, r.At)
+}
 
-func (sel Selector) selectsEnd(s, other *Subject, addr netip.Addr, via Via, at time.Time) bool {
+// selectsEnd reports whether sel selects the end at addr of s. What is behind or
+// beyond the other end is nobody's own node.
+func (sel Selector) selectsEnd(s, other *Subject, addr netip.Addr, via, otherVia Via, at time.Time) bool {
 	switch {
 	case s.Nobody(at): // nobody forwards either
 		return false
@@ -210,6 +214,8 @@ func (sel Selector) selectsEnd(s, other *Subject, addr netip.Addr, via Via, at t
 		return via != Exit && addr.IsValid() && sel.Prefix().Contains(addr.Unmap())
 	case sel.Kind == KindInternet:
 		return via == Exit && Public(addr)
+	case sel.Kind == KindSelf && otherVia != Own:
+		return false
 	default:
 		return via == Own && sel.Selects(s, other, at)
 	}

@@ -68,6 +68,10 @@ func TestEnds(t *testing.T) {
 	from.From, from.FromAddr, from.FromVia = router, addr("10.20.0.5"), Subnet
 	private := beyond
 	private.ToAddr = addr("10.20.0.5")
+	mine := own
+	mine.To, mine.ToAddr = phone, addr("100.64.0.9")
+	fromBehindMine := mine
+	fromBehindMine.FromAddr, fromBehindMine.FromVia = addr("10.20.0.5"), Subnet
 	ended := behind
 	ended.To = ending(router, noon)
 	for _, c := range []struct {
@@ -95,6 +99,8 @@ func TestEnds(t *testing.T) {
 		{"from behind by a prefix", "tag:router", "10.20.0.0/16", from, true},
 		{"from behind as the router", "tag:router", "tag:router", from, false},
 		{"from behind as any node", "tag:router", "*", from, false},
+		{"one's own node", "autogroup:self", "alice@acme.example", mine, true},
+		{"one's own node from behind another", "autogroup:self", "10.20.0.0/16", fromBehindMine, false},
 		{"a claim selects nobody", "tag:router", "claim:groups=eng", own, false},
 		{"a host selects nobody", "tag:router", "host:erp", own, false},
 	} {
