@@ -167,3 +167,25 @@ func TestSectionsKeepTheirComments(t *testing.T) {
 		}
 	}
 }
+
+// A rule of one side to itself is the same in both directions, and made once.
+func TestNetBirdBothDirectionsOnce(t *testing.T) {
+	for _, c := range []struct {
+		sources, destinations string
+		want                  int
+	}{
+		{`[{"id": "1"}]`, `[{"id": "1"}]`, 1},
+		{`[{"id": "1"}, {"id": "2"}]`, `[{"id": "2"}, {"id": "1"}]`, 1},
+		{`[{"id": "1"}]`, `[{"id": "2"}]`, 2},
+		{`[{"id": "1"}]`, `[{"id": "1"}, {"id": "2"}]`, 2},
+	} {
+		r, err := NetBird([]byte(`{"groups": [{"id": "1", "name": "dev"}, {"id": "2", "name": "ops"}], "policies": [{"id": "p", "name": "Default", "enabled": true, "rules": [
+			{"id": "r", "name": "Default", "enabled": true, "action": "accept", "protocol": "all", "bidirectional": true, "sources": `+c.sources+`, "destinations": `+c.destinations+`}]}]}`), Options{File: "f"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, _ := loadResult(t, r); len(p.Rules) != c.want {
+			t.Errorf("%s <-> %s: %d rules, want %d:\n%s", c.sources, c.destinations, len(p.Rules), c.want, all(r))
+		}
+	}
+}

@@ -431,11 +431,18 @@ func (n *netbird) rule(r, policy *value, what, name string, postures []string, s
 	if !yes(r, "bidirectional") || len(back) == 0 {
 		return
 	}
-	if len(postures) > 0 { // which are of the same machines there, and of sources here
+	switch {
+	case len(postures) > 0: // which are of the same machines there, and of sources here
 		n.unfitting(fileRules, r.place, "make the rule one of one direction", "%s: the other direction of a rule with posture checks", what)
-	} else {
+	case sameTexts(sources, back) && sameTexts(from, to): // both directions are the same rule
+	default:
 		n.add(rule{comments: []string{"The other direction of " + base + "."}, from: back, to: from, allow: allow, posture: postures}, base+"-back")
 	}
+}
+
+// sameTexts reports whether two lists hold the same, in whichever order.
+func sameTexts(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
 // nodesOf are the selectors that are no addresses behind routers, which send
