@@ -266,18 +266,16 @@ func (w *world) inbound(in acl.Inbound) {
 	}
 }
 
-// ownNodes are the sources that are the same user's as the node.
+// ownNodes are the sources that are nodes of the same user as the node; what is
+// behind them is nobody's own.
 func (w *world) ownNodes(from sources, n *node) sources {
-	s := sources{own: map[int][]netip.Prefix{}, behind: map[int][]netip.Prefix{}}
+	s := sources{own: map[int][]netip.Prefix{}}
 	if n.subject.User == nil {
 		return s
 	}
 	for _, i := range w.byUser[n.subject.User.Subject] {
 		if list, ok := from.own[i]; ok {
 			s.own[i] = list
-		}
-		if list, ok := from.behind[i]; ok {
-			s.behind[i] = list
 		}
 	}
 	return s
