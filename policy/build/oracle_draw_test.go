@@ -147,9 +147,6 @@ func (d draft) hours() string {
 func (d draft) rule() string {
 	var b strings.Builder
 	from, to := d.ends(true), d.ends(false)
-	if to == onlySelf && !d.odd {
-		from = "[" + quoted(d.list(1, 2, oracleUsers, oracleGroups, oraclePlain, oracleNodes, []string{"autogroup:member", "*"})) + "]"
-	}
 	fmt.Fprintf(&b, "{from: %s, to: %s", from, to)
 	capable := d.one(3)
 	if !capable || d.one(2) {

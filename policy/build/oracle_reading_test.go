@@ -128,7 +128,7 @@ func (r *reading) selects(s acl.Selector, e, other place, at time.Time, held boo
 	case acl.KindTagged:
 		return e.at.user == ""
 	case acl.KindSelf:
-		return e.at.user != "" && e.at.user == other.at.user
+		return other.via == acl.Own && e.at.user != "" && e.at.user == other.at.user
 	default:
 		return s.Kind == acl.KindAny
 	}
