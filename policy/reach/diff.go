@@ -38,7 +38,7 @@ type Change struct {
 	Ports  []string  `json:"ports"`            //
 	Until  time.Time `json:"until,omitzero"`   // when what is gained ends, or what is left of what is lost
 	Before time.Time `json:"before,omitzero"`  // where it is kept: when it ended before; zero: it did not
-	Kept   bool      `json:"kept,omitempty"`   // access is there before and after; only its end changes
+	Kept   bool      `json:"kept,omitempty"`   // access is there before and after; its end, hours or posture change
 	Rules  []string  `json:"rules"`            // that give it: of the new policy for gains, of the old for losses
 	People []string  `json:"people"`           // users among From, by e-mail address
 	Nodes  []string  `json:"nodes"`            // of the inventory among To, by name
