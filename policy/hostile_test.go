@@ -24,7 +24,7 @@ import (
 // case takes up to half a minute.
 var hostileLimits = func() sandbox.Limits {
 	if os.Getenv("WRIT_SOAK") != "" {
-		return sandbox.Limits{Memory: 512 << 20, CPU: 20 * time.Second, Wall: 30 * time.Second}
+		return sandbox.Limits{Memory: 1 << 30, CPU: 20 * time.Second, Wall: 30 * time.Second}
 	}
 	return sandbox.Limits{Memory: 384 << 20, CPU: 2 * time.Second, Wall: 5 * time.Second}
 }()
