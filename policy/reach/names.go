@@ -476,41 +476,31 @@ func rangePrefixes(r addrRange) (out []netip.Prefix) {
 
 // real are the nodes of the inventories in the classes, by name.
 func (n *namer) real(set bitset) []string {
-	id := n.pool.put(set)
-	if known, ok := n.nodes[id]; ok {
-		return known
-	}
-	var ids []int32
-	for c := range set.each {
-		ids = append(ids, n.sp.classes[c].real...)
-	}
-	slices.Sort(ids)
-	ids = slices.Compact(ids)
-	out := make([]string, len(ids))
-	for i, id := range ids {
-		out[i] = n.sp.real[id]
-	}
-	n.nodes[id] = out
-	return out
+	return n.listed(set, n.nodes, n.sp.real, func(c int) []int32 { return n.sp.classes[c].real })
 }
 
-// people are the users of the classes, each once, by name: users have their numbers
-// in that order.
+// people are the users of the classes, each once, by name.
 func (n *namer) people(set bitset) []string {
+	return n.listed(set, n.owners, n.sp.users, func(c int) []int32 { return n.sp.classes[c].users })
+}
+
+// listed are the names of the numbers that the classes have, each once: numbers are
+// in the order of names. Known keeps what was listed before.
+func (n *namer) listed(set bitset, known map[int32][]string, names []string, of func(class int) []int32) []string {
 	id := n.pool.put(set)
-	if known, ok := n.owners[id]; ok {
-		return known
+	if out, ok := known[id]; ok {
+		return out
 	}
 	var ids []int32
 	for c := range set.each {
-		ids = append(ids, n.sp.classes[c].users...)
+		ids = append(ids, of(c)...)
 	}
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
 	out := make([]string, len(ids))
 	for i, id := range ids {
-		out[i] = n.sp.users[id]
+		out[i] = names[id]
 	}
-	n.owners[id] = out
+	known[id] = out
 	return out
 }
