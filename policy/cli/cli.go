@@ -149,41 +149,8 @@ func checkVerb(n *kong.Node, args []string) error {
 	if n.Type == kong.CommandNode {
 		what = n.Name + ": no verb"
 	}
-	if near := nearest(args[0], names); near != "" {
+	if near := model.Nearest(args[0], names); near != "" {
 		return fmt.Errorf("%s %q; did you mean %q?", what, args[0], near)
 	}
 	return fmt.Errorf("%s %q; there are %s", what, args[0], strings.Join(names, ", "))
-}
-
-// nearest is the name that the fewest changed letters make of the word, or
-// nothing where most letters would change.
-func nearest(word string, names []string) string {
-	best, least := "", (len(word)+1)/2+1
-	for _, n := range names {
-		if d := distance(word, n); d < least {
-			best, least = n, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's: how many bytes to insert, delete or change.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
